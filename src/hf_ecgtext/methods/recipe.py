@@ -1,0 +1,95 @@
+"""A recipe: everything a training run needs to know beside its data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from transformers import MODEL_MAPPING, PROCESSOR_MAPPING
+
+from hf_ecgtext.encoders.text import load_text_model, text_max_length
+from hf_ecgtext.methods.base import EcgTextConfig, EcgTextModel
+from hf_ecgtext.processing import EcgFeatureExtractor, EcgTextProcessor
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a run, in the four groups that the library keeps apart.
+
+    Args:
+        config ([`EcgTextConfig`]): Architecture and objective. Its `text_config` and the input shape of its
+            `ecg_config` are filled in from `text_model` and `ecg`.
+        text_model (`str`): What [`~hf_ecgtext.encoders.text.load_text_model`] takes.
+        ecg (`Mapping[str, Any]`): Settings of [`~hf_ecgtext.processing.EcgFeatureExtractor`].
+        text (`Mapping[str, Any]`): Settings of [`~hf_ecgtext.processing.EcgTextProcessor`], such as `max_length`.
+        training (`Mapping[str, Any]`): Fields of [`~hf_ecgtext.training.EcgTextTrainingArguments`].
+    """
+
+    config: EcgTextConfig
+    text_model: str
+    ecg: Mapping[str, Any] = field(default_factory=dict)
+    text: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def override(self, settings: Mapping[str, Any]) -> Recipe:
+        """A copy with some settings changed.
+
+        Args:
+            settings (`Mapping[str, Any]`): Dotted names, such as `{"config.temperature": 0.1,
+                "config.ecg_config.depths": [1, 1, 1, 1], "ecg.sampling_rate_hz": 100, "text_model": "minilm"}`.
+
+        Raises:
+            ValueError: If a name begins with no group of a recipe, or a config does not know it.
+        """
+        recipe = self
+        for name, value in settings.items():
+            group, _, rest = name.partition(".")
+            if group == "text_model" and not rest:
+                recipe = replace(recipe, text_model=value)
+            elif group == "config" and rest:
+                tree = recipe.config.to_dict()
+                _set_nested(tree, rest, value, name)
+                tree = {key: entry for key, entry in tree.items() if key != "model_type"}
+                recipe = replace(recipe, config=type(recipe.config)(**tree))
+            elif group in {"ecg", "text", "training"} and rest:
+                recipe = replace(recipe, **{group: {**getattr(recipe, group), rest: value}})
+            else:
+                raise ValueError(
+                    f"Cannot override '{name}': write text_model, or config., ecg., text. or training. and a setting."
+                )
+        return recipe
+
+    def build(self, seed: int = 0) -> tuple[EcgTextModel, EcgTextProcessor]:
+        """A new model, with the text encoder's weights loaded and all others random, and its processor.
+
+        Args:
+            seed (`int`): Of the random weights.
+        """
+        config = copy.deepcopy(self.config)
+        feature_extractor = EcgFeatureExtractor(**self.ecg)
+        config.ecg_config.num_leads = len(feature_extractor.lead_names)
+        config.ecg_config.num_samples = feature_extractor.num_samples
+        config.ecg_config.validate()
+        text_model, tokenizer = load_text_model(self.text_model, config.text_pooling, seed=seed)
+        text = dict(self.text)
+        limit = text_max_length(text_model.config)
+        if limit is not None:
+            text["max_length"] = min(text.get("max_length") or limit, limit)
+        processor_class = PROCESSOR_MAPPING[type(config)]
+        processor = processor_class(feature_extractor=feature_extractor, tokenizer=tokenizer, **text)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = MODEL_MAPPING[type(config)].from_text_model(config, text_model)
+        return model, processor
+
+
+def _set_nested(tree: dict[str, Any], path: str, value: Any, name: str) -> None:
+    *parents, leaf = path.split(".")
+    for parent in parents:
+        if not isinstance(tree.get(parent), dict):
+            raise ValueError(f"Cannot override '{name}': there is no '{parent}' in this config.")
+        tree = tree[parent]
+    tree[leaf] = value

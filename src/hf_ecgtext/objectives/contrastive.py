@@ -1,0 +1,112 @@
+"""Losses over pairs. Pure functions: tensors in, a scalar out; gathering across processes happens before.
+
+Sources: van den Oord et al. 2018 (InfoNCE), Radford et al. 2021 (CLIP), Chen et al. 2020 (NT-Xent), Zhai et al. 2023
+(sigmoid loss).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def info_nce(queries: Tensor, keys: Tensor, temperature: float | Tensor) -> Tensor:
+    """Cross-entropy of picking `keys[i]` for `queries[i]` among all keys: one direction, mean over queries.
+
+    Args:
+        queries (`torch.Tensor` of shape `(batch, dim)`): L2-normalised.
+        keys (`torch.Tensor` of shape `(num_keys, dim)`): L2-normalised; row `i < batch` is the positive of query `i`.
+        temperature (`float` or `torch.Tensor`): Divides the cosine similarity; positive.
+
+    Returns:
+        `torch.Tensor` of shape `()`: Loss in nats.
+
+    Source: van den Oord et al. 2018, eq. 4, with the cosine similarity as its score.
+    """
+    logits = queries @ keys.T / temperature  # (batch, num_keys)
+    return F.cross_entropy(logits, torch.arange(len(queries), device=queries.device))
+
+
+def symmetric_info_nce(
+    first: Tensor,
+    second: Tensor,
+    temperature: float | Tensor,
+    reduction: Literal["mean_directions", "sum_directions"] = "mean_directions",
+) -> Tensor:
+    """InfoNCE from `first` to `second` and back.
+
+    Args:
+        first, second (`torch.Tensor` of shape `(batch, dim)`): L2-normalised; row `i` of both form a pair.
+        temperature (`float` or `torch.Tensor`): Divides the cosine similarity; positive.
+        reduction (`str`): `"mean_directions"` as CLIP and the papers of MERL and ETP write it, `"sum_directions"` as
+            MERL's released code has it.
+
+    Returns:
+        `torch.Tensor` of shape `()`: Loss in nats.
+    """
+    logits = first @ second.T / temperature  # (batch, batch)
+    targets = torch.arange(len(first), device=first.device)
+    total = F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)
+    if reduction == "sum_directions":
+        return total
+    if reduction == "mean_directions":
+        return total / 2
+    raise ValueError(f"reduction must be 'mean_directions' or 'sum_directions', not '{reduction}'.")
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float | Tensor) -> Tensor:
+    """Each of the `2 * batch` views picks its partner among all other views; mean over views.
+
+    Args:
+        first, second (`torch.Tensor` of shape `(batch, dim)`): L2-normalised; row `i` of both are views of sample `i`.
+        temperature (`float` or `torch.Tensor`): Divides the cosine similarity; positive.
+
+    Returns:
+        `torch.Tensor` of shape `()`: Loss in nats.
+
+    Source: Chen et al. 2020 (SimCLR), eq. 1.
+    """
+    views = torch.cat([first, second])  # (2 * batch, dim)
+    logits = views @ views.T / temperature
+    itself = torch.eye(len(views), dtype=torch.bool, device=views.device)
+    partner = torch.arange(len(views), device=views.device).roll(len(first))
+    return F.cross_entropy(logits.masked_fill(itself, float("-inf")), partner)
+
+
+def sigmoid_pair_loss(
+    first: Tensor,
+    second: Tensor,
+    scale: float | Tensor = 1.0,
+    bias: float | Tensor = 0.0,
+    is_pair: Tensor | None = None,
+    reduction: Literal["mean_rows", "mean_pairs"] = "mean_rows",
+) -> Tensor:
+    """Every combination of `first[i]` and `second[j]` is a binary question: do they belong together?
+
+    Args:
+        first (`torch.Tensor` of shape `(batch, dim)`): Normalised or not, as the method says.
+        second (`torch.Tensor` of shape `(num_candidates, dim)`): As `first`.
+        scale, bias (`float` or `torch.Tensor`): `logit = scale * dot + bias`. SigLIP learns them from 10 and -10;
+            C-MELT has neither.
+        is_pair (`torch.Tensor` of shape `(batch, num_candidates)`, *optional*): `True` where the two belong together;
+            the diagonal by default.
+        reduction (`str`): `"mean_rows"` sums over candidates and averages over the batch (the papers); `"mean_pairs"`
+            averages over all combinations (D-BETA's released code).
+
+    Returns:
+        `torch.Tensor` of shape `()`: Loss in nats.
+
+    Source: Zhai et al. 2023, algorithm 1.
+    """
+    logits = scale * (first @ second.T) + bias
+    if is_pair is None:
+        is_pair = torch.eye(len(first), len(second), dtype=torch.bool, device=first.device)
+    losses = F.softplus(torch.where(is_pair, -logits, logits))  # -log sigmoid(y * logit) with y = +-1
+    if reduction == "mean_rows":
+        return losses.sum(dim=1).mean()
+    if reduction == "mean_pairs":
+        return losses.mean()
+    raise ValueError(f"reduction must be 'mean_rows' or 'mean_pairs', not '{reduction}'.")

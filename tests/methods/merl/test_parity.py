@@ -1,0 +1,110 @@
+"""What the published MERL code computes, our converted model computes too."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import BertConfig, BertModel
+
+from hf_ecgtext.methods.merl.convert_merl_checkpoint import convert
+from hf_ecgtext.methods.merl.modeling_merl import MerlModel
+from hf_ecgtext.objectives import symmetric_info_nce
+
+RTOL, ATOL = 1e-4, 1e-5  # the tolerance that the parity files state
+TINY_TEXT = BertConfig(vocab_size=11, hidden_size=768, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+
+
+def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The parity files' rule for making a tensor from its name."""
+    rng = np.random.RandomState(zlib.crc32(name.encode()))
+    if name.endswith("num_batches_tracked"):
+        return np.zeros(shape, np.int64)
+    values = rng.standard_normal(shape)
+    if name.endswith("running_var"):
+        values = 0.5 + np.abs(values)
+    elif not name.startswith("input:"):
+        if len(shape) <= 1:
+            values = float(name.endswith("weight")) + 0.1 * values
+        else:
+            values = values / math.sqrt(math.prod(shape[1:]))
+    return values.astype(np.float32)
+
+
+def published_state_dict(reference) -> dict[str, torch.Tensor]:
+    weights = {name: torch.from_numpy(fill(name, tuple(shape))) for name, shape in json.loads(str(reference["keys"]))}
+    text = BertModel(TINY_TEXT).state_dict()  # the parity files start behind the text encoder; any will do
+    return weights | {f"lm_model.{name}": tensor for name, tensor in text.items()}
+
+
+@pytest.fixture(params=["merl_resnet18", "merl_vit_tiny"])
+def parity(request, golden):
+    reference = np.load(golden / f"{request.param}.npz")
+    model = convert(published_state_dict(reference), text_config=TINY_TEXT, loss_reduction="sum_directions")
+    batch, salt = int(reference["batch"]), str(reference["salt"])
+    ecg = torch.from_numpy(fill("input:ecg" + salt, (batch, 12, 5000)))
+    text = torch.from_numpy(fill("input:text_pooled" + salt, (batch, 768)))
+    return reference, model, ecg, text
+
+
+@torch.no_grad()
+def test_every_stored_array_and_both_losses_equal_the_published_code(parity):
+    reference, model, ecg, text = parity
+    output = model(ecg_values=ecg, text_tower_embeds=text)
+    tokens = output.ecg_model_output.last_hidden_state.transpose(1, 2)
+    is_resnet = reference["encoder_output"].ndim == 3
+    embedding, uma_input = model.ecg_head(output.ecg_model_output)
+    views = [projection(uma_input) for projection in model.uma_projections]
+    # The released loss normalises its inputs; the file holds the views as the projections emit them.
+    ours = {
+        "encoder_output": tokens[:, :8, ::40] if is_resnet else output.ecg_model_output.pooler_output,
+        "ecg_embeds": embedding,
+        "ecg_embeds_normalized": output.ecg_embeds,
+        "text_embeds_normalized": output.text_embeds,
+        "view1": views[0],
+        "view2": views[1],
+        "cma": output.loss_terms["cma"],
+        "uma": output.loss_terms["uma"],
+    }
+    full_shape = tokens.shape if is_resnet else output.ecg_model_output.pooler_output.shape
+    assert tuple(full_shape) == tuple(reference["encoder_output_shape"])
+    assert set(ours) == set(reference.files) - {"keys", "salt", "batch", "encoder_output_shape"}
+    for name, value in ours.items():
+        np.testing.assert_allclose(value.numpy(), reference[name], rtol=RTOL, atol=ATOL, err_msg=name)
+    torch.testing.assert_close(output.loss, output.loss_terms["cma"] + output.loss_terms["uma"])
+
+
+@torch.no_grad()
+def test_get_features_equal_the_published_embeddings(parity):
+    reference, model, ecg, text = parity
+    np.testing.assert_allclose(
+        model.get_ecg_features(ecg).numpy(), reference["ecg_embeds_normalized"], rtol=RTOL, atol=ATOL
+    )
+    np.testing.assert_allclose(
+        model.get_text_features(text_tower_embeds=text).numpy(),
+        reference["text_embeds_normalized"],
+        rtol=RTOL,
+        atol=ATOL,
+    )
+
+
+@torch.no_grad()
+def test_the_paper_s_reduction_is_half_of_the_released_one(parity):
+    reference, model, ecg, text = parity
+    output = model(ecg_values=ecg, text_tower_embeds=text)
+    halved = symmetric_info_nce(output.ecg_embeds, output.text_embeds, model.config.temperature)
+    torch.testing.assert_close(2 * halved, output.loss_terms["cma"])
+
+
+def test_a_converted_model_survives_save_and_load(parity, tmp_path):
+    _, model, ecg, _ = parity
+    model.save_pretrained(tmp_path)
+    loaded = MerlModel.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(loaded.get_ecg_features(ecg[:1]), model.get_ecg_features(ecg[:1]))
+        assert torch.allclose(F.normalize(loaded.get_ecg_features(ecg[:1])), loaded.get_ecg_features(ecg[:1]))
