@@ -1,0 +1,252 @@
+"""Evaluation results as JSON lines: the only source of this library's tables, figures and model cards."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from hf_ecgtext.errors import EcgTextError
+from hf_ecgtext.evaluation.bootstrap import BootstrapDistribution
+
+Encoder = Literal["trained", "random"]
+
+_DATA_KEYS = {"name", "revision", "split"}
+_VERSIONED_PACKAGES = ("hf-ecgtext", "torch", "transformers", "numpy")
+
+
+class ResultError(EcgTextError, ValueError):
+    """An evaluation result is incomplete, or a results file has a line that is not one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """One metric of one checkpoint on one task. Metrics are fractions (0.742); tables print them times 100.
+
+    Args:
+        task (`str`): Such as `"ptbxl_super"`.
+        protocol (`str`): `"strict"` or `"published"`, see PROTOCOLS.md.
+        metric (`str`): Name of the metric function, such as `"auroc"`; `value` is its mean over classes.
+        value (`float`, *optional*): `None` where undefined.
+        confidence_interval (`tuple[float, float]`, *optional*): Low and high.
+        num_records (`int`): Records evaluated.
+        num_positives (`dict[str, int]`): Positive records by class.
+        per_class (`dict[str, float | None]`): Value by class; `None` for a class without positives or negatives.
+        per_class_intervals (`dict[str, tuple[float, float] | None]`): Low and high by class.
+        seed (`int` or `tuple[int, ...]`): Seed of the checkpoint's training, or of the random encoders pooled here.
+        checkpoint (`str`): Name or path. For a random encoder, the checkpoint whose configuration it shares, so that
+            tables put the two side by side.
+        data (`dict[str, str]`): `name`, `revision` (version or fingerprint) and `split`.
+        prompts (`str`, *optional*): Name of the prompt set.
+        encoder (`str`): `"trained"`, or `"random"` for the baseline with random weights.
+        min_positives (`int`): `value` averages over classes with at least this many positive records.
+        confidence (`float`): Coverage of the intervals.
+        num_resamples (`int`): Bootstrap resamples behind the intervals, all score arrays together.
+        num_undefined (`dict[str, int]`): Resamples in which a class had no value; classes with none are left out.
+        library_versions (`dict[str, str]`): See `library_versions`.
+        command (`str`): The command line that made this result.
+        date (`str`): ISO 8601, UTC.
+
+    Raises:
+        ResultError: A number is not finite, class names disagree, or `data` or `encoder` is not as described.
+    """
+
+    task: str
+    protocol: str
+    metric: str
+    value: float | None
+    confidence_interval: tuple[float, float] | None
+    num_records: int
+    num_positives: dict[str, int]
+    per_class: dict[str, float | None]
+    per_class_intervals: dict[str, tuple[float, float] | None]
+    seed: int | tuple[int, ...]
+    checkpoint: str
+    data: dict[str, str]
+    prompts: str | None
+    encoder: Encoder
+    min_positives: int = 1
+    confidence: float = 0.95
+    num_resamples: int = 0
+    num_undefined: dict[str, int] = field(default_factory=dict)
+    library_versions: dict[str, str] = field(default_factory=lambda: library_versions())
+    command: str = field(default_factory=lambda: shlex.join(sys.argv))
+    date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def __post_init__(self) -> None:
+        where = f"Result of task '{self.task}', metric '{self.metric}'"
+        if self.encoder not in get_args(Encoder):
+            raise ResultError(f"{where}: encoder is '{self.encoder}'; expected one of {get_args(Encoder)}.")
+        if missing := _DATA_KEYS - set(self.data):
+            raise ResultError(f"{where}: data lacks {sorted(missing)}; an unnamed data revision cannot be repeated.")
+        for name in ("num_positives", "per_class_intervals"):
+            if set(getattr(self, name)) != set(self.per_class):
+                raise ResultError(f"{where}: the classes of {name} are not those of per_class.")
+        numbers: list[float | None] = [self.value, *(self.confidence_interval or ()), *self.per_class.values()]
+        for interval in self.per_class_intervals.values():
+            numbers.extend(interval or ())
+        for number in numbers:
+            if number is not None and not (isinstance(number, (int, float)) and math.isfinite(number)):
+                raise ResultError(f"{where}: the value {number!r} is no finite number; None stands for undefined.")
+
+    @classmethod
+    def from_bootstrap(
+        cls,
+        distribution: BootstrapDistribution,
+        class_names: Sequence[str],
+        *,
+        min_positives: int = 1,
+        **provenance: Any,
+    ) -> EvaluationResult:
+        """A result with the values, intervals and counts of a bootstrap.
+
+        Args:
+            distribution (`BootstrapDistribution`): One metric's entry of `bootstrap_intervals`.
+            class_names (`Sequence[str]`): In the order of the columns of the scores.
+            min_positives (`int`): For `value`: leave out classes with fewer positive records.
+            **provenance: The remaining fields: task, protocol, metric, num_records, seed, checkpoint, data, ...
+        """
+        names = list(class_names)
+        if len(set(names)) != len(distribution.values) or len(names) != len(distribution.values):
+            raise ResultError(f"{len(names)} class names for {len(distribution.values)} classes; names must be unique.")
+        macro = distribution.macro(min_positives)
+        per_class = dict(zip(names, distribution.per_class(), strict=True))
+        undefined = dict(zip(names, distribution.num_undefined.tolist(), strict=True))
+        return cls(
+            value=_number(macro.value),
+            confidence_interval=_range(macro.low, macro.high),
+            num_positives=dict(zip(names, distribution.num_positives.tolist(), strict=True)),
+            per_class={name: _number(interval.value) for name, interval in per_class.items()},
+            per_class_intervals={name: _range(interval.low, interval.high) for name, interval in per_class.items()},
+            min_positives=min_positives,
+            confidence=distribution.confidence,
+            num_resamples=len(distribution.resamples),
+            num_undefined={name: count for name, count in undefined.items() if count},
+            **provenance,
+        )
+
+    def to_json(self) -> str:
+        """The result as one line of JSON, without the line break."""
+        return json.dumps(asdict(self), allow_nan=False, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> EvaluationResult:
+        """The result that `to_json` wrote.
+
+        Raises:
+            ResultError: The line is not JSON, lacks a field, or has an unknown one.
+        """
+        try:
+            content = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ResultError(f"not valid JSON ({error.msg} at column {error.colno}).") from error
+        if not isinstance(content, dict):
+            raise ResultError("not a JSON object.")
+        known = {entry.name for entry in fields(cls)}
+        # Fields with a default describe when and how; a line without them must not get today's date and versions.
+        if missing := known - set(content):
+            raise ResultError(f"lacks the fields {sorted(missing)}.")
+        if unknown := set(content) - known:
+            raise ResultError(f"has the unknown fields {sorted(unknown)}.")
+        for name in ("num_positives", "per_class", "per_class_intervals", "num_undefined", "data", "library_versions"):
+            if not isinstance(content[name], Mapping):
+                raise ResultError(f"the field '{name}' is not a JSON object.")
+        content["confidence_interval"] = _pair(content["confidence_interval"], "confidence_interval")
+        content["per_class_intervals"] = {
+            name: _pair(interval, f"per_class_intervals of '{name}'")
+            for name, interval in content["per_class_intervals"].items()
+        }
+        if isinstance(content["seed"], list):
+            content["seed"] = tuple(content["seed"])
+        return cls(**content)
+
+
+def append_result(path: str | os.PathLike[str], result: EvaluationResult) -> None:
+    """Add one line to a results file; safe with several writers and with a crash.
+
+    The whole line goes out in one write to a file opened for appending, then to the disk. If an earlier writer died in
+    the middle of its line, this one starts on a new line and stays readable.
+
+    Args:
+        path (`str` or `os.PathLike`): A `.jsonl` file; it and its folder are made if absent.
+        result (`EvaluationResult`): What to add.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    line = result.to_json().encode() + b"\n"
+    descriptor = os.open(target, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        written = os.write(descriptor, line)
+        if written != len(line):
+            raise OSError(f"{target}: wrote {written} of {len(line)} bytes; is the disk full?")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_results(path: str | os.PathLike[str]) -> list[EvaluationResult]:
+    """All results of a file, in the order in which they were added.
+
+    Args:
+        path (`str` or `os.PathLike`): A file that `append_result` wrote. Empty lines are skipped.
+
+    Raises:
+        ResultError: A line is not a result; the message names the file, the line and what is wrong.
+    """
+    results = []
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                results.append(EvaluationResult.from_json(line))
+            except ResultError as error:
+                raise ResultError(f"{path}, line {number}: {error} Correct or delete this line.") from error
+    return results
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of this library, of what its numbers depend on, and of Python.
+
+    They come from the installed packages' metadata, so nothing is imported.
+
+    Returns:
+        `dict[str, str]`: `hf_ecgtext`, `torch`, `transformers`, `numpy`, `python`.
+    """
+    versions = {package.replace("-", "_"): _version(package) for package in _VERSIONED_PACKAGES}
+    return versions | {"python": platform.python_version()}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"  # such as hf_ecgtext itself, when run from its source folder
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _range(low: float, high: float) -> tuple[float, float] | None:
+    return None if math.isnan(low) or math.isnan(high) else (float(low), float(high))
+
+
+def _pair(interval: object, what: str) -> tuple[float, float] | None:
+    if interval is None:
+        return None
+    if not isinstance(interval, list) or len(interval) != 2:
+        raise ResultError(f"{what} is {interval}; expected null or [low, high].")
+    return (interval[0], interval[1])

@@ -1,0 +1,225 @@
+"""Zero-shot classification: a record's score for a class is the cosine of its embedding and the class prompt's.
+
+Protocol `strict` (PROTOCOLS.md): macro AUROC and AUPRC over the classes present, with intervals from a bootstrap over
+patients, always beside encoders with random weights; nothing is chosen on the test set.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from hf_ecgtext.data.storage import EcgDataset
+from hf_ecgtext.data.tasks import EcgData
+from hf_ecgtext.evaluation.bootstrap import bootstrap_intervals
+from hf_ecgtext.evaluation.metrics import FREQUENT_CLASS_MIN_POSITIVES
+from hf_ecgtext.evaluation.prompt_sets import load_prompt_set
+from hf_ecgtext.evaluation.results import EvaluationResult
+from hf_ecgtext.methods.base import EcgTextModel
+
+@torch.no_grad()
+def class_embeddings(model: EcgTextModel, processor: Any, prompts: Mapping[str, Sequence[str]]) -> Tensor:
+    """One embedding per class: the mean of its prompts' embeddings, normalised.
+
+    Args:
+        model ([`EcgTextModel`]): In `eval()` mode.
+        processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Tokenises.
+        prompts (`Mapping[str, Sequence[str]]`): Texts by class.
+
+    Returns:
+        `torch.Tensor` of shape `(num_classes, projection_dim)`: L2-normalised.
+    """
+    texts = [text for group in prompts.values() for text in group]
+    tokens = processor(text=texts, return_tensors="pt").to(model.device)
+    embeds = model.get_text_features(**tokens)
+    means = [part.mean(dim=0) for part in embeds.split([len(group) for group in prompts.values()])]
+    return F.normalize(torch.stack(means), dim=-1)
+
+
+@torch.no_grad()
+def embed_ecgs(
+    models: Sequence[EcgTextModel],
+    processor: Any,
+    dataset: EcgDataset,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    show_progress: bool = True,
+) -> list[NDArray[np.float32]]:
+    """Embed a dataset with several models in one pass over the data.
+
+    Args:
+        models (`Sequence[EcgTextModel]`): In `eval()` mode, all reading what `processor` prepares.
+        processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Prepares the signals.
+        dataset ([`EcgDataset`]): Records.
+        batch_size (`int`): Records per forward pass.
+        num_workers (`int`): Processes that read and prepare.
+        show_progress (`bool`): Show a progress bar.
+
+    Returns:
+        `list` of `np.ndarray` of shape `(num_records, projection_dim)`, one per model.
+    """
+    parts: list[list[NDArray[np.float32]]] = [[] for _ in models]
+    for batch in _signal_batches(processor, dataset, batch_size, num_workers, "Embedding ECGs", show_progress):
+        for model, embeds in zip(models, parts, strict=True):
+            features = model.get_ecg_features(
+                batch["ecg_values"].to(model.device), lead_mask=batch["lead_mask"].to(model.device)
+            )
+            embeds.append(features.float().cpu().numpy())
+    return [np.concatenate(embeds) for embeds in parts]
+
+
+def random_encoders(
+    model: EcgTextModel, processor: Any, calibration: EcgDataset, seeds: Iterable[int], num_calibration: int = 256
+) -> list[EcgTextModel]:
+    """Untrained twins of a model: its text tower, everything else random.
+
+    BatchNorm statistics are set on signals of the training split, without labels, since initial statistics would
+    cripple a random encoder (PROTOCOLS.md, defect 15).
+
+    Args:
+        model ([`EcgTextModel`]): Its architecture and text tower are used.
+        processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Prepares the signals.
+        calibration ([`EcgDataset`]): Training records.
+        seeds (`Iterable[int]`): One encoder per seed.
+        num_calibration (`int`): Training records to use.
+    """
+    twins = []
+    for seed in seeds:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            twin = type(model).from_text_model(copy.deepcopy(model.config), model.text_tower.model)
+        twins.append(twin.to(model.device).eval())
+    subset = torch.utils.data.Subset(calibration, range(min(num_calibration, len(calibration))))
+    batches = list(_signal_batches(processor, subset, 64, 0, "Calibrating", show_progress=False))
+    for twin in twins:
+        recalibrate_batch_norm(twin, batches)
+    return twins
+
+
+@torch.no_grad()
+def recalibrate_batch_norm(model: EcgTextModel, batches: Iterable[Mapping[str, Tensor]]) -> None:
+    """Set the running statistics of every BatchNorm to the mean over some batches of signals, in place."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative mean
+        norm.train()
+    if norms:
+        for batch in batches:
+            model.get_ecg_features(batch["ecg_values"].to(model.device), lead_mask=batch["lead_mask"].to(model.device))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def evaluate_zero_shot(
+    model: EcgTextModel,
+    processor: Any,
+    data: EcgData,
+    *,
+    checkpoint: str,
+    seed: int,
+    split: str = "test",
+    prompt_set: str = "plain",
+    num_random_encoders: int = 5,
+    num_resamples: int = 1000,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    show_progress: bool = True,
+) -> list[EvaluationResult]:
+    """Answer every task of some data zero-shot, and say how sure the answer is.
+
+    Records without any label of a task stay out of it, as in the published splits.
+
+    Args:
+        model ([`EcgTextModel`]): The trained model.
+        processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Its processor.
+        data ([`EcgData`]): Splits and tasks; the training split calibrates the random encoders.
+        checkpoint (`str`): Name or path, for the result lines.
+        seed (`int`): Seed of the training, for the result lines, and of the bootstrap.
+        split (`str`): `"test"` or `"validation"`.
+        prompt_set (`str`): A name of [`~hf_ecgtext.evaluation.prompt_sets.list_prompt_sets`], or a JSON file.
+        num_random_encoders (`int`): Random encoders whose pooled results stand beside the model's.
+        num_resamples (`int`): Bootstrap resamples.
+        batch_size (`int`): Records per forward pass.
+        num_workers (`int`): Processes that read and prepare.
+        show_progress (`bool`): Show a progress bar.
+
+    Returns:
+        `list[EvaluationResult]`: Per task: AUROC and average precision, over all classes and over those with at least
+        20 positives, of the model and of the random encoders.
+    """
+    dataset: EcgDataset = getattr(data, split)
+    was_training = model.training
+    model.eval()
+    seeds = tuple(range(num_random_encoders))
+    encoders = [model, *random_encoders(model, processor, data.train, seeds)]
+    embeds = embed_ecgs(encoders, processor, dataset, batch_size, num_workers, show_progress)
+    patients = _patients(dataset)
+    results = []
+    for task in data.tasks:
+        prompts = load_prompt_set(task.class_names, prompt_set)
+        scores = [
+            ecg @ class_embeddings(encoder, processor, prompts.prompts).float().cpu().numpy().T
+            for encoder, ecg in zip(encoders, embeds, strict=True)
+        ]
+        targets = task.targets(dataset)
+        kept = targets.any(axis=1)
+        patients_kept = patients[kept].tolist() if patients is not None else None
+        provenance: dict[str, Any] = {
+            "task": task.name,
+            "protocol": "strict",
+            "num_records": int(kept.sum()),
+            "checkpoint": checkpoint,
+            "data": {"name": data.name, "revision": data.revision, "split": split},
+            "prompts": prompts.name,
+        }
+        runs: dict[str, tuple[list[NDArray[np.float32]], int | tuple[int, ...]]] = {"trained": (scores[:1], seed)}
+        if seeds:
+            runs["random"] = (scores[1:], seeds)
+        for encoder_kind, (run_scores, run_seed) in runs.items():
+            distributions = bootstrap_intervals(
+                [run[kept] for run in run_scores], targets[kept], patients_kept, num_resamples=num_resamples, seed=seed
+            )
+            for metric, distribution in distributions.items():
+                results.extend(
+                    EvaluationResult.from_bootstrap(
+                        distribution,
+                        list(task.class_names),
+                        min_positives=min_positives,
+                        metric=metric,
+                        encoder=encoder_kind,
+                        seed=run_seed,
+                        **provenance,
+                    )
+                    for min_positives in (1, FREQUENT_CLASS_MIN_POSITIVES)
+                )
+    model.train(was_training)
+    return results
+
+
+def _signal_batches(
+    processor: Any, dataset: Any, batch_size: int, num_workers: int, title: str, show_progress: bool
+) -> Iterator[Mapping[str, Tensor]]:
+    def collate(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Tensor]:
+        return dict(processor.feature_extractor([row["ecg"] for row in rows], return_tensors="pt"))
+
+    loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
+    return iter(tqdm(loader, desc=title, unit="batch", disable=not show_progress))
+
+
+def _patients(dataset: EcgDataset) -> NDArray[np.object_] | None:
+    patients = dataset.column("patient_id")
+    if all(patient is None for patient in patients):
+        return None
+    return np.asarray(patients, dtype=object)

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import platform
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hf_ecgtext.evaluation.bootstrap import bootstrap_intervals
+from hf_ecgtext.evaluation.metrics import auroc
+from hf_ecgtext.evaluation.results import (
+    EvaluationResult,
+    ResultError,
+    append_result,
+    library_versions,
+    read_results,
+)
+
+
+def make_result(**changes) -> EvaluationResult:
+    arguments = {
+        "task": "ptbxl_super",
+        "protocol": "strict",
+        "metric": "auroc",
+        "value": 0.75,
+        "confidence_interval": (0.7, 0.8),
+        "num_records": 100,
+        "num_positives": {"NORM": 40, "HYP": 0},
+        "per_class": {"NORM": 0.75, "HYP": None},
+        "per_class_intervals": {"NORM": (0.7, 0.8), "HYP": None},
+        "seed": 0,
+        "checkpoint": "runs/merl",
+        "data": {"name": "ptb-xl", "revision": "1.0.3", "split": "test"},
+        "prompts": "plain",
+        "encoder": "trained",
+    }
+    return EvaluationResult(**(arguments | changes))
+
+
+def append_many(path: Path, writer: int) -> None:
+    for index in range(20):
+        append_result(path, make_result(task=f"{writer}-{index}", command="x" * 5000))
+
+
+def test_what_was_appended_is_read_back_in_order(tmp_path):
+    path = tmp_path / "new" / "results.jsonl"
+    results = [make_result(), make_result(seed=(0, 1, 2), encoder="random", prompts=None, checkpoint="läuft")]
+    for result in results:
+        append_result(path, result)
+    assert read_results(path) == results
+    assert len(path.read_text("utf-8").splitlines()) == 2
+
+
+def test_writers_in_several_processes_lose_no_line(tmp_path):
+    path = tmp_path / "results.jsonl"
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads warns
+    writers = [context.Process(target=append_many, args=(path, writer)) for writer in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    expected = {f"{writer}-{index}" for writer in range(2) for index in range(20)}
+    assert {result.task for result in read_results(path)} == expected
+
+
+def test_a_result_after_a_torn_line_starts_on_its_own_line(tmp_path):
+    path = tmp_path / "results.jsonl"
+    append_result(path, make_result())
+    torn = path.read_text()[:-20]
+    path.write_text(torn)
+    append_result(path, make_result(task="after"))
+    lines = path.read_text().splitlines()
+    assert lines[0] == torn
+    assert EvaluationResult.from_json(lines[1]).task == "after"
+    with pytest.raises(ResultError, match=r"results\.jsonl, line 1: not valid JSON"):
+        read_results(path)
+
+
+def edited(**changes) -> str:
+    content = json.loads(make_result().to_json()) | changes
+    return json.dumps({name: value for name, value in content.items() if value != "absent"})
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "not a JSON object"),
+        (edited(date="absent"), r"lacks the fields \['date'\]"),
+        (edited(auc=0.5), r"unknown fields \['auc'\]"),
+        (edited(per_class=[0.5]), "'per_class' is not a JSON object"),
+        (edited(confidence_interval=[0.5]), r"expected null or \[low, high\]"),
+        (edited(value="0.75"), "no finite number"),
+        (edited(value=float("nan")), "no finite number"),
+    ],
+)
+def test_a_broken_line_is_named_by_file_and_number(tmp_path, line, problem):
+    path = tmp_path / "results.jsonl"
+    path.write_text(f"{make_result().to_json()}\n\n{line}\n")
+    with pytest.raises(ResultError, match=rf"results\.jsonl, line 3: .*{problem}"):
+        read_results(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"encoder": "untrained"}, "encoder is 'untrained'"),
+        ({"data": {"name": "ptb-xl", "split": "test"}}, r"data lacks \['revision'\]"),
+        ({"num_positives": {"NORM": 40}}, "classes of num_positives"),
+        ({"value": float("nan")}, "None stands for undefined"),
+        ({"per_class_intervals": {"NORM": (0.1, float("inf")), "HYP": None}}, "no finite number"),
+    ],
+)
+def test_a_result_that_could_mislead_is_refused(changes, problem):
+    with pytest.raises(ResultError, match=problem):
+        make_result(**changes)
+
+
+def test_a_result_takes_its_numbers_from_a_bootstrap():
+    rng = np.random.default_rng(0)
+    targets = (rng.random((80, 3)) < (0.5, 0.1, 0.0)).astype(int)
+    scores = rng.normal(size=(80, 3)) + targets
+    distribution = bootstrap_intervals(scores, targets, None, [auroc], 30)["auroc"]
+    given = make_result()
+    provenance = {
+        name: getattr(given, name)
+        for name in ("task", "protocol", "metric", "num_records", "seed", "checkpoint", "data", "prompts", "encoder")
+    }
+    result = EvaluationResult.from_bootstrap(distribution, ["A", "B", "C"], min_positives=20, **provenance)
+    first, second, _ = distribution.per_class()
+    assert result.per_class == {"A": first.value, "B": second.value, "C": None}
+    assert result.per_class_intervals == {"A": first[1:], "B": second[1:], "C": None}
+    assert result.num_positives == dict(zip("ABC", targets.sum(axis=0).tolist(), strict=True))
+    assert (result.value, result.confidence_interval) == (first.value, first[1:])
+    assert result.num_undefined == {"C": 30}
+    assert EvaluationResult.from_json(result.to_json()) == result
+    with pytest.raises(ResultError, match="2 class names for 3 classes"):
+        EvaluationResult.from_bootstrap(distribution, ["A", "B"], **provenance)
+
+
+def test_a_result_records_versions_command_and_date_by_itself():
+    result = make_result()
+    assert result.library_versions == library_versions()
+    assert set(result.library_versions) == {"hf_ecgtext", "torch", "transformers", "numpy", "python"}
+    assert result.library_versions["numpy"] == np.__version__
+    assert result.library_versions["python"] == platform.python_version()
+    assert "pytest" in result.command
+    assert result.date.endswith("+00:00")
+    assert replace(result, seed=1) != result
