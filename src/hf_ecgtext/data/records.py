@@ -94,10 +94,11 @@ def digital_to_millivolts(
     offset = np.asarray(baseline, dtype=np.float64)
     # An int16 minus a small integer is exact in float32, so one float32 division rounds exactly once, as float64
     # would; only gains that float32 cannot hold need the wider type.
-    exact = bool(np.all(gain.astype(np.float32) == gain)) and bool(np.all(np.abs(offset) < 2**23))
+    exact = (gain.astype(np.float32) == gain).all() and (np.abs(offset) < 2**23).all()
     dtype = np.float32 if exact else np.float64
     signal = adc.astype(dtype)
-    signal -= offset[..., None].astype(dtype)
+    if offset.any():
+        signal -= offset[..., None].astype(dtype)
     signal /= gain[..., None].astype(dtype)
     if adc.size and adc.min() == INVALID_SAMPLE:
         signal[adc == INVALID_SAMPLE] = np.nan

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_ecgtext.errors import CheckpointError
 
 # What transformers writes into a config or passes to it beside fields and properties.
-_BOOKKEEPING = {"auto_map", "attn_implementation", "torch_dtype", "transformers_version"}
+_BOOKKEEPING = {"auto_map", "attn_implementation", "torch_dtype", "transformers_version", "use_cache"}
 
 
 class EcgConfig(PreTrainedConfig):

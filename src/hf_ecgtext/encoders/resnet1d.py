@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -137,6 +135,7 @@ class ResNet1dModel(EcgEncoder):
     """
 
     config_class = ResNet1dConfig
+    supports_gradient_checkpointing = False  # computing a block twice would update its BatchNorm statistics twice
 
     def __init__(self, config: ResNet1dConfig):
         super().__init__(config)
@@ -153,7 +152,6 @@ class ResNet1dModel(EcgEncoder):
                 blocks.append(block(channels, width, stride))
                 channels = width * block.expansion
             self.stages.append(nn.Sequential(*blocks))
-        self.gradient_checkpointing = False
         self.post_init()
 
     def forward(
@@ -172,10 +170,7 @@ class ResNet1dModel(EcgEncoder):
         hidden = mask_missing_leads(ecg_values, lead_mask)
         hidden = self.pool(F.relu(self.bn1(self.conv1(hidden)), inplace=True))
         for stage in self.stages:
-            if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-                hidden = checkpoint(stage, hidden, use_reentrant=False)
-            else:
-                hidden = stage(hidden)
+            hidden = stage(hidden)
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden.transpose(1, 2), pooler_output=hidden.mean(dim=-1)  # (batch, channels, tokens)
         )

@@ -153,7 +153,7 @@ def tiny_bert_tokenizer() -> PreTrainedTokenizerBase:
     """The WordPiece tokenizer of the debug tower: 12-lead report vocabulary, single characters for the rest."""
     vocabulary = resources.files("hf_ecgtext.encoders") / "tiny_bert_vocab.txt"
     words = vocabulary.read_text(encoding="utf-8").split("\n")
-    return BertTokenizerFast(vocab={word: index for index, word in enumerate(filter(None, words))}, model_max_length=64)
+    return BertTokenizerFast(vocab={word: index for index, word in enumerate(filter(None, words))}, model_max_length=128)
 
 
 def tiny_bert_config(vocab_size: int) -> BertConfig:
@@ -164,7 +164,7 @@ def tiny_bert_config(vocab_size: int) -> BertConfig:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=128,
-        max_position_embeddings=64,
+        max_position_embeddings=128,
     )
 
 

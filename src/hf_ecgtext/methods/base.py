@@ -77,6 +77,7 @@ class EcgTextModel(EcgPreTrainedModel):
     def __init__(self, config: EcgTextConfig):
         super().__init__(config)
         self.ecg_encoder = AutoModel.from_config(config.ecg_config)
+        self.supports_gradient_checkpointing = self.ecg_encoder.supports_gradient_checkpointing
         self.text_tower = TextTower(
             config.text_config,
             pooling=config.text_pooling,
@@ -111,6 +112,11 @@ class EcgTextModel(EcgPreTrainedModel):
         text_tower_embeds: Tensor | None = None,
     ) -> EcgTextOutput:
         """Embed what is given; with both modalities, also compute the loss."""
+
+    @property
+    @abstractmethod
+    def logit_scale(self) -> float | Tensor:
+        """What multiplies the cosine similarity of an ECG and a text to give their logit."""
 
     @property
     def can_cache_text(self) -> bool:

@@ -1,12 +1,14 @@
-"""Gathering embeddings across processes: the only place in the library that knows there is more than one."""
+"""Gathering embeddings and BatchNorm statistics across processes: the only place that knows there is more than one."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 class _GatherRows(torch.autograd.Function):
@@ -53,3 +55,52 @@ def gather_batch(*embeds: Tensor, with_grad: bool = True) -> tuple[Tensor, ...]:
         start = dist.get_rank() * len(packed)
         joined = torch.cat([joined[:start], packed, joined[start + len(packed) :]])
     return joined.split([part.shape[1] for part in embeds], dim=1)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Elementwise sum over processes, with the same sum on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        value = value.clone()
+        dist.all_reduce(value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+class SynchronisedBatchNorm1d(nn.BatchNorm1d):
+    """BatchNorm over the joined batch of all processes, on any device; torch's own `SyncBatchNorm` needs a GPU."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """`(batch, channels)` or `(batch, channels, length)` to the same shape."""
+        if not self.training:
+            return super().forward(hidden)
+        dims = [0] if hidden.ndim == 2 else [0, 2]
+        shape = (1, -1) if hidden.ndim == 2 else (1, -1, 1)
+        local = torch.cat([hidden.sum(dims), hidden.new_tensor([hidden.numel() // self.num_features])])
+        total = _SumOverProcesses.apply(local)
+        count = total[-1].detach()
+        mean = total[:-1] / count
+        centred = hidden - mean.view(shape)
+        variance = _SumOverProcesses.apply(centred.square().sum(dims)) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), self.momentum)
+        normalised = centred * (variance + self.eps).rsqrt().view(shape)
+        return normalised * self.weight.view(shape) + self.bias.view(shape)
+
+
+def synchronise_batch_norm(model: ModelT) -> ModelT:
+    """Make every `BatchNorm1d` of a model see the joined batch, in place; names of weights stay the same."""
+    if next(model.parameters()).is_cuda or torch.cuda.is_available():
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in model.modules():
+        if type(module) is nn.BatchNorm1d:
+            module.__class__ = SynchronisedBatchNorm1d
+    return model

@@ -26,6 +26,7 @@ class Recipe:
         ecg (`Mapping[str, Any]`): Settings of [`~hf_ecgtext.processing.EcgFeatureExtractor`].
         text (`Mapping[str, Any]`): Settings of [`~hf_ecgtext.processing.EcgTextProcessor`], such as `max_length`.
         training (`Mapping[str, Any]`): Fields of [`~hf_ecgtext.training.EcgTextTrainingArguments`].
+        data (`Mapping[str, Mapping[str, Any]]`): Options by name of the data, where a recipe was made for some.
     """
 
     config: EcgTextConfig
@@ -33,6 +34,11 @@ class Recipe:
     ecg: Mapping[str, Any] = field(default_factory=dict)
     text: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def data_options(self, name: str) -> dict[str, Any]:
+        """What the recipe asks of the data of this name."""
+        return dict(self.data.get(name, {}))
 
     def override(self, settings: Mapping[str, Any]) -> Recipe:
         """A copy with some settings changed.

@@ -53,11 +53,11 @@ class EtpModel(EcgTextModel):
             init.constant_(self.log_logit_scale, -math.log(self.config.temperature))
 
     @property
-    def temperature(self) -> float | Tensor:
-        """What divides the cosine similarity."""
+    def logit_scale(self) -> float | Tensor:
+        """Inverse of the temperature, fixed or learned."""
         if not self.config.learnable_temperature:
-            return self.config.temperature
-        return 1.0 / self.log_logit_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
+            return 1.0 / self.config.temperature
+        return self.log_logit_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
 
     def embed_ecg(self, encoder_output: BaseModelOutputWithPooling) -> Tensor:
         """`(batch, projection_dim)`, not normalised."""
@@ -95,8 +95,8 @@ class EtpModel(EcgTextModel):
         if output.ecg_embeds is None or output.text_embeds is None:
             return output
 
-        output.logits_per_ecg = output.ecg_embeds @ output.text_embeds.T / self.temperature
+        output.logits_per_ecg = self.logit_scale * output.ecg_embeds @ output.text_embeds.T
         ecg, text = gather_batch(output.ecg_embeds, output.text_embeds)
-        output.loss = symmetric_info_nce(ecg, text, self.temperature, self.config.loss_reduction)
+        output.loss = symmetric_info_nce(ecg, text, 1.0 / self.logit_scale, self.config.loss_reduction)
         output.loss_terms = {"contrastive": output.loss.detach()}
         return output

@@ -28,6 +28,7 @@ def debug() -> Recipe:
             "max_steps": 30,
             "logging_steps": 5,
         },
+        data={"synthetic": {"num_records": 400, "sampling_rate_hz": 100.0}},
     )
 
 

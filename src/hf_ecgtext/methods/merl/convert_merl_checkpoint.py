@@ -24,6 +24,11 @@ from hf_ecgtext.leads import MIMIC_LEADS
 from hf_ecgtext.methods.merl.configuration_merl import MerlConfig
 from hf_ecgtext.methods.merl.modeling_merl import MerlModel
 
+CAVEATS = (
+    "MERL's repository is MIT-licensed; the weights were trained on MIMIC-IV-ECG (ODbL) and contain NCBI's MedCPT. They "
+    "read leads in MIMIC's order (aVF before aVL), which the saved processor takes care of."
+)
+
 # Left: the published name; right: ours. The first pattern that matches wins.
 _RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^lm_model\.", "text_tower.model."),
@@ -123,6 +128,11 @@ def feature_extractor_settings() -> dict[str, Any]:
         "duration_s": 10.0,
         "scaling": "minmax_record",
     }
+
+
+def text_settings() -> dict[str, Any]:
+    """How the published weights want their reports."""
+    return {"max_length": 256, "report_cleaning": "mimic"}
 
 
 def _plain_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -112,6 +112,11 @@ class MerlModel(EcgTextModel):
         self.text_projection = projection_head(config.text_config.hidden_size, config.projection_dim, "mlp")
         self.post_init()
 
+    @property
+    def logit_scale(self) -> float:
+        """Inverse of the constant temperature."""
+        return 1.0 / self.config.temperature
+
     def embed_ecg(self, encoder_output: BaseModelOutputWithPooling) -> Tensor:
         """Alignment embedding `(batch, projection_dim)`, not normalised."""
         return self.ecg_head(encoder_output)[0]
@@ -155,7 +160,7 @@ class MerlModel(EcgTextModel):
             return output
 
         config = self.config
-        output.logits_per_ecg = output.ecg_embeds @ output.text_embeds.T / config.temperature
+        output.logits_per_ecg = self.logit_scale * output.ecg_embeds @ output.text_embeds.T
         views = [F.normalize(projection(uma_input), dim=-1) for projection in self.uma_projections]
         ecg, text, view1, view2 = gather_batch(
             output.ecg_embeds, output.text_embeds, *views, with_grad=config.gather_with_grad

@@ -29,6 +29,37 @@ def debug() -> Recipe:
             "max_steps": 30,
             "logging_steps": 5,
         },
+        data={"synthetic": {"num_records": 400, "sampling_rate_hz": 100.0}},
+    )
+
+
+def quickstart() -> Recipe:
+    """A small MERL on the embedded synthetic data: the README's first command.
+
+    Command: `python train.py --method merl --recipe quickstart --data synthetic`, two CPU cores.
+    """
+    return Recipe(
+        config=MerlConfig(
+            ecg_config=ResNet1dConfig(widths=[32, 64, 128, 256]),  # half of the paper's widths
+            projection_dim=128,
+            freeze_text=False,  # the tiny text encoder starts random, so it must learn
+        ),
+        text_model="tiny-bert",
+        ecg={"sampling_rate_hz": 100, "scaling": "none"},  # mV: synthetic voltage criteria are absolute
+        training={
+            "learning_rate": 2e-3,
+            "weight_decay": 1e-4,
+            "num_train_epochs": 10,
+            "per_device_train_batch_size": 64,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": 50,
+            "logging_steps": 25,
+            "eval_strategy": "epoch",
+            "save_strategy": "epoch",
+            "save_total_limit": 1,
+            "load_best_model_at_end": True,
+        },
+        data={"synthetic": {"num_records": 5000, "sampling_rate_hz": 100.0}},
     )
 
 

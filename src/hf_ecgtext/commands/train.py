@@ -1,0 +1,119 @@
+"""`hf-ecgtext train`: train a method by a recipe, save it, and see what it answers zero-shot."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from hf_ecgtext.commands.options import add_data_options, parse_settings
+from hf_ecgtext.data.tasks import EcgData, open_data
+from hf_ecgtext.evaluation.results import append_result
+from hf_ecgtext.evaluation.zero_shot import evaluate_zero_shot
+from hf_ecgtext.methods import get_recipe, method_names
+from hf_ecgtext.reporting.tables import zero_shot_table
+from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
+from hf_ecgtext.training.checkpoints import last_complete_checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--method", default="merl", choices=method_names(), help="default: %(default)s")
+    parser.add_argument("--recipe", default="quickstart", help="a function of the method's recipes.py (%(default)s)")
+    add_data_options(parser)
+    parser.add_argument("--output-dir", type=Path, help="default: outputs/METHOD-RECIPE-DATA")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change the recipe: text_model=..., config.X=..., ecg.X=..., text.X=..., training.X=...",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of weights and order (default: %(default)s)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint in --output-dir")
+    parser.add_argument("--prompts", default="plain", help="prompt set or JSON file for the final zero-shot table")
+    parser.add_argument("--no-zero-shot", action="store_true", help="train and save only")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train, save and evaluate."""
+    output_dir: Path = arguments.output_dir or Path(
+        "outputs", f"{arguments.method}-{arguments.recipe}-{arguments.data}".replace("_", "-")
+    )
+    checkpoint = _find_checkpoint(output_dir, arguments.resume)
+    recipe = get_recipe(arguments.method, arguments.recipe).override(parse_settings(arguments.overrides))
+    data_options = {**recipe.data_options(arguments.data), **parse_settings(arguments.data_set)}
+    training_arguments = EcgTextTrainingArguments(
+        output_dir=str(output_dir), seed=arguments.seed, **recipe.training
+    )
+    set_seed(arguments.seed)
+    with training_arguments.main_process_first(desc="reading the data"):
+        data = open_data(arguments.data, arguments.data_dir, **data_options)
+    model, processor = recipe.build(seed=arguments.seed)
+    trainer = EcgTextTrainer(
+        model=model,
+        args=training_arguments,
+        processor=processor,
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+    )
+    _describe(trainer, data)
+    outcome = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    if not trainer.is_world_process_zero():
+        return
+    print(f"Trained {outcome.global_step} steps on {training_arguments.world_size} process(es).")
+    print(f"Final loss terms: {json.dumps(_last_terms(trainer.state.log_history))}")
+    print(f"Saved to {output_dir}; load it with AutoModel.from_pretrained('{output_dir}') after `import hf_ecgtext`.")
+    if not arguments.no_zero_shot:
+        results = evaluate_zero_shot(
+            trainer.model,
+            processor,
+            data,
+            checkpoint=str(output_dir),
+            seed=arguments.seed,
+            prompt_set=arguments.prompts,
+        )
+        for result in results:
+            append_result(output_dir / "results.jsonl", result)
+        print(f"\nZero-shot on the {data.name} test split ({len(data.test)} records), never seen in training:\n")
+        print(zero_shot_table(results, style="terminal"))
+
+
+def _find_checkpoint(output_dir: Path, resume: bool) -> str | None:
+    if resume:
+        checkpoint = last_complete_checkpoint(output_dir)
+        if checkpoint is None:
+            raise FileNotFoundError(f"There is no complete checkpoint in '{output_dir}'; start without --resume.")
+        return str(checkpoint)
+    if (output_dir / "config.json").exists():
+        raise FileExistsError(
+            f"'{output_dir}' already holds a trained model. Choose another --output-dir, or delete it."
+        )
+    return None
+
+
+def _describe(trainer: EcgTextTrainer, data: EcgData) -> None:
+    if trainer.is_world_process_zero():
+        trained = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
+        total = sum(parameter.numel() for parameter in trainer.model.parameters())
+        print(
+            f"{type(trainer.model).__name__}: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained. "
+            f"{data.name}: {len(data.train)} / {len(data.validation)} / {len(data.test)} records."
+        )
+
+
+def _last_terms(history: list[dict[str, Any]]) -> dict[str, float]:
+    not_terms = {"epoch", "step", "grad_norm", "learning_rate"}
+    for entry in reversed(history):
+        if "loss" in entry:
+            return {name: round(value, 4) for name, value in entry.items() if name not in not_terms}
+    return {}

@@ -1,0 +1,1 @@
+"""One module per dataset: its original files, its labels, and its `datasets` builder."""

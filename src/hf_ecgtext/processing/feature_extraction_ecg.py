@@ -1,0 +1,363 @@
+"""The feature extractor: recordings of any rate, length and lead set in, one array for the model out."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import AutoFeatureExtractor, BatchFeature, FeatureExtractionMixin
+
+from hf_ecgtext.errors import RecordError
+from hf_ecgtext.leads import STANDARD_LEADS, canonical_lead_name
+from hf_ecgtext.processing.inputs import MILLIVOLTS_PER_UNIT, Recording, collect_recordings
+from hf_ecgtext.processing.lead_mapping import arrange_leads, plan_leads
+from hf_ecgtext.processing.limb_lead_order import augmented_lead_permutations
+from hf_ecgtext.processing.repair import repair_invalid_samples
+from hf_ecgtext.processing.resampling import bandpass, resample, shortest_filterable_signal
+from hf_ecgtext.processing.scaling import SCALINGS, scale_windows
+from hf_ecgtext.processing.settings import (
+    check_choice,
+    check_flag,
+    check_positive,
+    check_positive_integer,
+    reject_misspelt_settings,
+    reject_unknown_settings,
+    setting_names,
+)
+
+if TYPE_CHECKING:
+    from hf_ecgtext.processing.inputs import EcgInput
+
+logger = logging.getLogger(__name__)
+
+CROPS = ("start", "center", "random")
+
+_SAMPLES_AT_ONCE = 1_000_000
+"""Records are processed in blocks of about this many samples (4 MB), which stay in the processor's cache."""
+
+
+class EcgFeatureExtractor(FeatureExtractionMixin):
+    """Turns recordings into `ecg_values` and `lead_mask`; all settings are saved with the checkpoint.
+
+    Steps, in this order: unit, repair of NaN, check of the augmented leads, leads by name, resampling, band-pass, crop
+    or pad, scaling.
+
+    Args:
+        lead_names (`Sequence[str]`): Leads in the order of the model's input, any usual spelling. MERL's and DERI's
+            published weights need `hf_ecgtext.leads.MIMIC_LEADS`.
+        sampling_rate_hz (`float`): Rate of the model's input.
+        duration_s (`float`): Length of the model's input.
+        crop (`str`): Which part of a longer record is used: `"start"`, `"center"` or `"random"`.
+        pad (`str`): Where a shorter record is filled with 0 mV: at its `"end"`, or on both sides with the record in the
+            `"center"`.
+        return_sample_mask (`bool`): Whether to return `sample_mask`, `False` at padding.
+        nan_policy (`str`): What becomes of NaN and infinite samples: `"interpolate"` draws straight lines over gaps,
+            lead by lead, `"zero"` puts 0 mV, `"raise"` refuses the record. A lead without any valid sample counts as
+            absent.
+        missing_leads (`str`): `"mask"` sets absent leads to 0 and `lead_mask` to `False`; `"raise"` refuses the record.
+            A record with none of the leads is always refused.
+        derive_limb_leads (`bool`): Whether absent III, aVR, aVL and aVF are computed from I and II.
+        unknown_leads (`str`): `"raise"` at, or `"ignore"`, rows that are none of the twelve leads (such as Frank's vx).
+        check_limb_leads (`str`): Whether aVR, aVL and aVF are where their names say, by Goldberger's identities:
+            `"off"`, `"warn"`, `"raise"`, or `"fix"`, which puts them right. Silent where the identities cannot tell.
+        bandpass_hz (`tuple` of two `float` or `None`, *optional*): Edges of a zero-phase Butterworth filter; `None`
+            leaves a side open.
+        bandpass_order (`int`): Order of one of the filter's two passes.
+        scaling (`str`): `"none"` (mV), `"minmax_record"` (one minimum and maximum per record, padding included, as
+            MERL), `"zscore_lead"` or `"zscore_record"` (mean and standard deviation of the recorded samples).
+        eps (`float`): Added to the divisor of the scaling, mV.
+        constant_policy (`str`): What becomes of a constant record, or of a constant lead under `"zscore_lead"`:
+            `"zero"` puts 0 and logs a warning, `"raise"` refuses the record.
+
+    Raises:
+        TypeError: If a setting is unknown or of the wrong type, also in a file.
+        ValueError: If a setting's value is impossible.
+    """
+
+    def __init__(
+        self,
+        lead_names: Sequence[str] = STANDARD_LEADS,
+        sampling_rate_hz: float = 500.0,
+        duration_s: float = 10.0,
+        crop: str = "start",
+        pad: str = "end",
+        return_sample_mask: bool = False,
+        nan_policy: str = "interpolate",
+        missing_leads: str = "mask",
+        derive_limb_leads: bool = True,
+        unknown_leads: str = "raise",
+        check_limb_leads: str = "warn",
+        bandpass_hz: tuple[float | None, float | None] | None = None,
+        bandpass_order: int = 4,
+        scaling: str = "none",
+        eps: float = 1e-8,  # MERL's downstream code
+        constant_policy: str = "zero",
+        **kwargs: Any,
+    ):
+        reject_unknown_settings(kwargs, setting_names(type(self)), type(self).__name__)
+        super().__init__(**{key: value for key, value in kwargs.items() if key == "auto_map"})
+        self.lead_names = _check_lead_names(lead_names)
+        self.sampling_rate_hz = check_positive("sampling_rate_hz", sampling_rate_hz)
+        self.duration_s = check_positive("duration_s", duration_s)
+        if self.num_samples < 1:
+            raise ValueError(f"duration_s={duration_s} at sampling_rate_hz={sampling_rate_hz} holds no sample.")
+        self.crop = check_choice("crop", crop, CROPS)
+        self.pad = check_choice("pad", pad, ("end", "center"))
+        self.return_sample_mask = check_flag("return_sample_mask", return_sample_mask)
+        self.nan_policy = check_choice("nan_policy", nan_policy, ("interpolate", "zero", "raise"))
+        self.missing_leads = check_choice("missing_leads", missing_leads, ("mask", "raise"))
+        self.derive_limb_leads = check_flag("derive_limb_leads", derive_limb_leads)
+        self.unknown_leads = check_choice("unknown_leads", unknown_leads, ("raise", "ignore"))
+        self.check_limb_leads = check_choice("check_limb_leads", check_limb_leads, ("off", "warn", "raise", "fix"))
+        self.bandpass_hz = _check_band(bandpass_hz, self.sampling_rate_hz)
+        self.bandpass_order = check_positive_integer("bandpass_order", bandpass_order)
+        self.scaling = check_choice("scaling", scaling, SCALINGS)
+        self.eps = check_positive("eps", eps)
+        self.constant_policy = check_choice("constant_policy", constant_policy, ("zero", "raise"))
+
+    @classmethod
+    def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Builds the extractor from saved settings; keyword arguments override them.
+
+        Raises:
+            TypeError: If a saved key is unknown, or a keyword argument is a misspelt setting.
+        """
+        known = setting_names(cls)
+        reject_misspelt_settings(kwargs, known, cls.__name__)
+        overrides = {name: kwargs.pop(name) for name in known if name in kwargs}
+        return super().from_dict({**feature_extractor_dict, **overrides}, **kwargs)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples per lead of the model's input."""
+        return round(self.sampling_rate_hz * self.duration_s)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Keys of the returned `BatchFeature`."""
+        return ["ecg_values", "lead_mask", *(["sample_mask"] if self.return_sample_mask else [])]
+
+    def __call__(
+        self,
+        ecg: EcgInput,
+        *,
+        sampling_rate_hz: float | None = None,
+        lead_names: Sequence[str] | None = None,
+        unit: str = "mV",
+        record_ids: Sequence[str] | None = None,
+        crop: str | None = None,
+        generator: np.random.Generator | int | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        """Prepares one recording or a batch.
+
+        Args:
+            ecg: An `EcgRecord`, a list of them (rates, leads and lengths may differ), or floating-point arrays or torch
+                tensors: `(num_leads, num_samples)`, `(batch, num_leads, num_samples)`, a list of the former, or
+                `(num_samples,)` for a single lead.
+            sampling_rate_hz (`float`, *optional*): Rate of the arrays; required for arrays, refused for `EcgRecord`s.
+            lead_names (`Sequence[str]`, *optional*): One name per row of the arrays. May be left out for twelve rows,
+                which are then read in the order of `STANDARD_LEADS`, whatever order the model wants.
+            unit (`str`): Unit of the arrays: `"mV"`, `"uV"` or `"V"`.
+            record_ids (`Sequence[str]`, *optional*): Names of the arrays in messages.
+            crop (`str`, *optional*): In place of the setting, such as `"random"` in training.
+            generator (`np.random.Generator` or `int`, *optional*): Source or seed of `crop="random"`, which needs one.
+                Each record draws one number, in the order of the batch.
+            return_tensors (`str`, *optional*): `"pt"` for torch tensors; NumPy arrays otherwise.
+
+        Returns:
+            `BatchFeature`: `ecg_values` float32 of shape `(batch, num_leads, num_samples)`, `lead_mask` bool of shape
+            `(batch, num_leads)` and, where asked for, `sample_mask` bool of shape `(batch, num_samples)`.
+
+        Raises:
+            RecordError: If a recording cannot be used; the message names it and the fix.
+            TypeError: If `ecg` is none of the accepted types.
+            ValueError: If an argument is missing, impossible, or contradicts another.
+        """
+        recordings = collect_recordings(ecg, sampling_rate_hz, lead_names, unit, record_ids)
+        crop = self.crop if crop is None else check_choice("crop", crop, CROPS)
+        crop_positions = _crop_positions(crop, generator, len(recordings))
+
+        ecg_values = np.empty((len(recordings), len(self.lead_names), self.num_samples), dtype=np.float32)
+        lead_mask = np.empty(ecg_values.shape[:2], dtype=bool)
+        sample_mask = np.zeros((len(recordings), self.num_samples), dtype=bool)
+        notices: dict[str, list[str]] = defaultdict(list)
+
+        groups: dict[tuple[float, tuple[str, ...], int], list[int]] = defaultdict(list)
+        for index, recording in enumerate(recordings):
+            groups[recording.sampling_rate_hz, recording.lead_names, recording.signal.shape[1]].append(index)
+        for indices in groups.values():
+            block_size = max(1, _SAMPLES_AT_ONCE // recordings[indices[0]].signal.size)
+            for first in range(0, len(indices), block_size):
+                block = indices[first : first + block_size]
+                members = [recordings[index] for index in block]
+                windows, mask, recorded = self._process_alike(members, unit, crop_positions[block], notices)
+                ecg_values[block] = windows
+                lead_mask[block] = mask
+                sample_mask[block, recorded] = True
+
+        for message, record_names in notices.items():
+            logger.warning("%s %s", _listed(record_names), message)
+        data = {"ecg_values": ecg_values, "lead_mask": lead_mask}
+        if self.return_sample_mask:
+            data["sample_mask"] = sample_mask
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def _process_alike(
+        self, recordings: list[Recording], unit: str, crop_positions: NDArray[np.float64], notices: dict[str, list[str]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], slice]:
+        """Windows, lead mask and recorded samples of recordings with one rate, length and set of lead names."""
+        rate, names = recordings[0].sampling_rate_hz, recordings[0].lead_names
+        ids = [recording.record_id for recording in recordings]
+        with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, and is then an invalid sample
+            signals = np.stack([recording.signal for recording in recordings], dtype=np.float32, casting="same_kind")
+            if unit != "mV":
+                signals *= np.float32(MILLIVOLTS_PER_UNIT[unit])
+
+        has_signal = repair_invalid_samples(signals, self.nan_policy, ids, names)
+        for record, row in np.argwhere(~has_signal):
+            notices[f"have no valid sample in lead {names[row]}, which counts as absent."].append(ids[record])
+        plan = plan_leads(names, self.lead_names, self.unknown_leads, ids[0])
+        if self.check_limb_leads != "off":
+            self._check_augmented_leads(signals, has_signal, plan.source, ids, notices)
+        windows, lead_mask = arrange_leads(signals, has_signal, plan, self.derive_limb_leads)
+        self._check_presence(lead_mask, ids)
+
+        windows = resample(windows, rate, self.sampling_rate_hz)
+        if self.bandpass_hz is not None:
+            windows = self._bandpass(windows, self.bandpass_hz, ids[0])
+        windows, recorded = self._crop_or_pad(windows, crop_positions)
+        constant = scale_windows(windows, lead_mask, recorded, self.scaling, self.eps)
+        if constant.any():
+            self._report_constant(constant, ids, notices)
+        return windows, lead_mask, recorded
+
+    def _check_augmented_leads(
+        self,
+        signals: NDArray[np.float32],
+        has_signal: NDArray[np.bool_],
+        source: tuple[str | None, ...],
+        ids: list[str],
+        notices: dict[str, list[str]],
+    ) -> None:
+        rows, orders, decided = augmented_lead_permutations(signals, source)
+        wrong = decided & (orders != np.arange(len(rows))).any(axis=-1) & has_signal.all(axis=-1)
+        for record in np.flatnonzero(wrong):
+            claimed = ", ".join(str(source[row]) for row in rows)
+            held = ", ".join(str(source[row]) for row in rows[orders[record]])
+            problem = f"rows named {claimed} hold {held} by Goldberger's identities"
+            if self.check_limb_leads == "raise":
+                raise RecordError(
+                    ids[record], f"{problem}.", 'Correct lead_names, or let check_limb_leads="fix" put them right.'
+                )
+            if self.check_limb_leads == "fix":
+                signals[record, rows[orders[record]]] = signals[record, rows]
+                notices[f"had their augmented leads put right: {problem}."].append(ids[record])
+            else:
+                notices[f"have wrong lead names: {problem}. Correct them, or let check_limb_leads='fix' do it."].append(
+                    ids[record]
+                )
+
+    def _check_presence(self, lead_mask: NDArray[np.bool_], ids: list[str]) -> None:
+        if lead_mask.all():
+            return
+        complete = lead_mask.all(axis=-1) if self.missing_leads == "raise" else lead_mask.any(axis=-1)
+        for record in np.flatnonzero(~complete):
+            missing = [lead for lead, present in zip(self.lead_names, lead_mask[record], strict=True) if not present]
+            fix = "Drop the record" if len(missing) == len(self.lead_names) else 'Set missing_leads="mask"'
+            raise RecordError(ids[record], f"missing leads {', '.join(missing)}.", f"{fix}, or correct its lead names.")
+
+    def _bandpass(
+        self, signals: NDArray[np.float32], band_hz: tuple[float | None, float | None], record_id: str
+    ) -> NDArray[np.float32]:
+        shortest = shortest_filterable_signal(band_hz, self.bandpass_order, self.sampling_rate_hz)
+        if signals.shape[-1] < shortest:
+            raise RecordError(
+                record_id,
+                f"{signals.shape[-1]} samples at {self.sampling_rate_hz:g} Hz are too few for the band-pass filter.",
+                f"Drop records with fewer than {shortest} samples, or set bandpass_hz=None.",
+            )
+        return bandpass(signals, band_hz, self.bandpass_order, self.sampling_rate_hz)
+
+    def _crop_or_pad(
+        self, signals: NDArray[np.float32], crop_positions: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float32], slice]:
+        """Windows of `num_samples`, and which of these samples are recorded."""
+        excess = signals.shape[-1] - self.num_samples
+        if excess == 0:
+            return signals, slice(0, self.num_samples)
+        windows = np.zeros((*signals.shape[:-1], self.num_samples), dtype=np.float32)
+        if excess < 0:
+            start = 0 if self.pad == "end" else -excess // 2
+            recorded = slice(start, start + signals.shape[-1])
+            windows[..., recorded] = signals
+            return windows, recorded
+        starts = np.floor(crop_positions * (excess + 1)).astype(int)
+        for window, signal, start in zip(windows, signals, starts, strict=True):
+            window[:] = signal[:, start : start + self.num_samples]
+        return windows, slice(0, self.num_samples)
+
+    def _report_constant(self, constant: NDArray[np.bool_], ids: list[str], notices: dict[str, list[str]]) -> None:
+        for record in np.flatnonzero(constant.any(axis=-1)):
+            leads = [lead for lead, flat in zip(self.lead_names, constant[record], strict=True) if flat]
+            what = f"lead {', '.join(leads)}" if self.scaling == "zscore_lead" else "the whole record"
+            if self.constant_policy == "raise":
+                raise RecordError(
+                    ids[record],
+                    f"{what} is constant and cannot be scaled by {self.scaling}.",
+                    'Drop the record, or set constant_policy="zero".',
+                )
+            notices[f"are constant in {what}, which {self.scaling} sets to 0."].append(ids[record])
+
+
+def _crop_positions(crop: str, generator: np.random.Generator | int | None, num_records: int) -> NDArray[np.float64]:
+    """Where each record's window starts, in [0, 1) of the possible starts."""
+    if crop != "random":
+        return np.full(num_records, 0.0 if crop == "start" else 0.5 - 1e-9)  # just below: the left of two middles
+    if generator is None:
+        raise ValueError('crop="random" needs generator=: a NumPy Generator or a seed, so that runs can be repeated.')
+    return np.random.default_rng(generator).random(num_records)
+
+
+def _check_lead_names(lead_names: Any) -> tuple[str, ...]:
+    if isinstance(lead_names, str) or not isinstance(lead_names, Sequence) or not lead_names:
+        raise TypeError(f'lead_names must be a list of names, such as ["I", "II"], got {lead_names!r}.')
+    names = []
+    for name in lead_names:
+        lead = canonical_lead_name(name) if isinstance(name, str) else None
+        if lead is None:
+            raise ValueError(f"lead_names: {name!r} is none of the twelve leads {', '.join(STANDARD_LEADS)}.")
+        if lead in names:
+            raise ValueError(f"lead_names names lead {lead} twice: {list(lead_names)}.")
+        names.append(lead)
+    return tuple(names)
+
+
+def _check_band(band_hz: Any, sampling_rate_hz: float) -> tuple[float | None, float | None] | None:
+    if band_hz is None:
+        return None
+    if not isinstance(band_hz, list | tuple) or len(band_hz) != 2 or (band_hz[0] is None and band_hz[1] is None):
+        raise ValueError(f"bandpass_hz must be two edges in Hz, at most one of them null, got {band_hz!r}.")
+    low, high = (None if edge is None else check_positive("an edge of bandpass_hz", edge) for edge in band_hz)
+    nyquist = sampling_rate_hz / 2
+    if (low or 0) >= (high or nyquist) or (high or 0) >= nyquist:
+        raise ValueError(
+            f"bandpass_hz={tuple(band_hz)} must rise and stay below {nyquist:g} Hz, half of the model's sampling rate."
+        )
+    return low, high
+
+
+def _listed(record_names: list[str]) -> str:
+    """`Records 'a', 'b', 'c' and 7 more`."""
+    shown = ", ".join(f"'{name}'" for name in record_names[:3])
+    more = f" and {len(record_names) - 3} more" if len(record_names) > 3 else ""
+    return f"Records {shown}{more}"
+
+
+# EcgTextProcessor and AutoFeatureExtractor find the class by the name in the saved file, which takes one registration
+# under any key; methods register it under their configs too, for checkpoints without that file.
+AutoFeatureExtractor.register("hf_ecgtext", EcgFeatureExtractor, exist_ok=True)

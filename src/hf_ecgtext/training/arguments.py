@@ -1,0 +1,66 @@
+"""Training arguments beyond those of transformers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from transformers import TrainingArguments
+
+
+@dataclass
+class EcgTextTrainingArguments(TrainingArguments):
+    """Arguments of [`EcgTextTrainer`]; all of [`~transformers.TrainingArguments`] and those below.
+
+    Args:
+        text_cache (`bool`): Encode each distinct report once where the text tower is frozen and without dropout.
+        text_cache_batch_size (`int`): Reports per forward pass while the cache is filled.
+        sync_batch_norm (`bool`): Compute BatchNorm statistics over the joined batch of all processes, so that N
+            processes train exactly as one with the joined batch.
+        learning_rate_multipliers (`dict[str, float]`): Learning rate, relative to `learning_rate`, of parameters whose
+            name begins with the key; the longest matching key counts. `{"text_tower": 0.1}` slows a trained tower.
+        lr_restart_steps (`int`, *optional*): Replace the schedule by cosine annealing that restarts every so many
+            optimiser steps, as MERL's released code does.
+        lr_restart_minimum (`float`): Learning rate at the end of each such cycle.
+        precision (`"auto"`, `"fp32"`, `"bf16"` or `"fp16"`): `"auto"` is bf16 on a GPU that supports it, else fp32.
+    """
+
+    text_cache: bool = True
+    text_cache_batch_size: int = 64
+    sync_batch_norm: bool = True
+    learning_rate_multipliers: dict[str, float] | str | None = field(default=None)
+    lr_restart_steps: int | None = None
+    lr_restart_minimum: float = 0.0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+    # Rows are records, not tensors: the collator needs all columns.
+    remove_unused_columns: bool = False
+    # A smaller last batch would have easier negatives.
+    dataloader_drop_last: bool = True
+    # A contrastive loss depends on the batch size: evaluate with the one that is trained with, unless told otherwise.
+    per_device_eval_batch_size: int | None = None  # type: ignore[assignment]
+    # Every parameter that trains takes part in every step.
+    ddp_find_unused_parameters: bool | None = False
+    report_to: Any = "none"
+
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "learning_rate_multipliers"]  # noqa: RUF012
+
+    def __post_init__(self) -> None:
+        """Choose the precision, then check as transformers does."""
+        if self.precision not in {"auto", "fp32", "bf16", "fp16"}:
+            raise ValueError(f"precision must be 'auto', 'fp32', 'bf16' or 'fp16', not '{self.precision}'.")
+        if self.lr_restart_steps is not None and self.lr_restart_steps < 1:
+            raise ValueError(f"lr_restart_steps must be positive, not {self.lr_restart_steps}.")
+        if self.precision == "bf16" or (self.precision == "auto" and not self.fp16 and _gpu_has_bf16()):
+            self.bf16 = True
+        elif self.precision == "fp16":
+            self.fp16 = True
+        if self.per_device_eval_batch_size is None:
+            self.per_device_eval_batch_size = self.per_device_train_batch_size
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()  # warns without a GPU
+        super().__post_init__()
+
+
+def _gpu_has_bf16() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)

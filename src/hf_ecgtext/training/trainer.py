@@ -1,0 +1,174 @@
+"""One trainer for every method: it knows named loss terms and a text tower that may be cached, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LRScheduler
+from torch.utils.data import Dataset
+from transformers import Trainer
+
+from hf_ecgtext.data.collators import EcgTextCollator
+from hf_ecgtext.methods.base import EcgTextModel
+from hf_ecgtext.methods.distributed import synchronise_batch_norm
+from hf_ecgtext.training.arguments import EcgTextTrainingArguments
+from hf_ecgtext.training.text_cache import TextCache
+
+logger = logging.getLogger(__name__)
+
+
+class EcgTextTrainer(Trainer):
+    """[`~transformers.Trainer`] for cross-modal models.
+
+    It logs every loss term beside the loss, caches the outputs of a frozen text tower, gives parameter groups learning
+    rates of their own, and makes BatchNorm see the joined batch of all processes.
+
+    Args:
+        model ([`EcgTextModel`]): The model to train.
+        args ([`EcgTextTrainingArguments`]): Training arguments.
+        processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Saved with every checkpoint.
+        train_dataset, eval_dataset (`torch.utils.data.Dataset`): Rows `{"ecg": EcgRecord, ...}` with reports, such as
+            [`~hf_ecgtext.data.storage.EcgDataset`].
+        kwargs: As in [`~transformers.Trainer`].
+    """
+
+    model: EcgTextModel
+    args: EcgTextTrainingArguments
+
+    def __init__(
+        self,
+        model: EcgTextModel,
+        args: EcgTextTrainingArguments,
+        processor: Any,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | None = None,
+        **kwargs: Any,
+    ):
+        if args.world_size > 1 and args.sync_batch_norm:
+            model = synchronise_batch_norm(model)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processor,
+            data_collator=kwargs.pop("data_collator", None) or EcgTextCollator(processor),
+            **kwargs,
+        )
+        self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch, whatever is accumulated
+        self.can_return_loss = True
+        self.text_cache: TextCache | None = None
+        self._term_sums: dict[bool, dict[str, Tensor]] = {True: {}, False: {}}  # by whether the model trains
+        self._term_counts = {True: 0, False: 0}
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Fill the text cache, then train as usual."""
+        if self.args.text_cache and self.model.can_cache_text:
+            self._fill_text_cache()
+        return super().train(*args, **kwargs)
+
+    def _fill_text_cache(self) -> None:
+        reports: set[str] = set()
+        for dataset in (self.train_dataset, self.eval_dataset):
+            if dataset is None:
+                continue
+            if not hasattr(dataset, "unique_reports"):
+                logger.info("%s cannot list its reports beforehand; the text tower runs live.", type(dataset).__name__)
+                return
+            reports.update(dataset.unique_reports())
+        self.text_cache = TextCache.build(
+            self.model,
+            self.processing_class,
+            reports,
+            batch_size=self.args.text_cache_batch_size,
+            show_progress=not self.args.disable_tqdm and self.is_world_process_zero(),
+        )
+        if isinstance(self.data_collator, EcgTextCollator):
+            self.data_collator.report_ids = self.text_cache.report_ids
+        logger.info("Text cache: %d distinct reports.", len(self.text_cache))
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The model's own loss; its terms are summed on the device until the next log."""
+        report_ids = inputs.pop("report_ids", None)
+        if report_ids is not None:
+            assert self.text_cache is not None  # only a filled cache makes the collator attach ids
+            inputs["text_tower_embeds"] = self.text_cache.lookup(report_ids)
+        outputs = model(**inputs)
+        sums = self._term_sums[model.training]
+        for name, value in (outputs["loss_terms"] or {}).items():
+            sums[name] = sums[name] + value if name in sums else value
+        self._term_counts[model.training] += 1
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor | None, None, None]:
+        """Evaluation needs the loss and its terms only; embeddings are the evaluation package's business."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs)
+        return loss.detach(), None, None
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As usual, with the mean of every loss term among the metrics."""
+        self._pop_terms(training=False)
+        output = super().evaluation_loop(*args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        output.metrics.update({f"{prefix}_{name}": value for name, value in self._pop_terms(training=False).items()})
+        return output
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As usual, with the mean of every loss term since the last log beside the loss."""
+        if "loss" in logs:
+            loss = logs.pop("loss")
+            logs = {"loss": loss, **self._pop_terms(training=True), **logs}
+        super().log(logs, start_time)
+
+    def _pop_terms(self, training: bool) -> dict[str, float]:
+        """Mean of every loss term over steps and processes since the last call."""
+        sums, count = self._term_sums[training], self._term_counts[training]
+        self._term_sums[training], self._term_counts[training] = {}, 0
+        if not sums:
+            return {}
+        means = self.accelerator.reduce(torch.stack(list(sums.values())).float() / count, reduction="mean")
+        return dict(zip(sums, means.tolist(), strict=True))
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimiser, with one parameter group per learning rate and weight decay."""
+        multipliers = self.args.learning_rate_multipliers
+        if self.optimizer is None and isinstance(multipliers, dict):
+            target = self.model if model is None else model
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, target)
+            self.optimizer = optimizer_class(self._parameter_groups(target, multipliers), **options)
+        return super().create_optimizer(model)
+
+    def _parameter_groups(self, model: nn.Module, multipliers: dict[str, float]) -> list[dict[str, Any]]:
+        decayed = set(self.get_decay_parameter_names(model))
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        unmatched = set(multipliers)
+        for name, parameter in model.named_parameters():
+            matches = [prefix for prefix in multipliers if name.startswith(prefix)]
+            unmatched -= set(matches)
+            if parameter.requires_grad:
+                factor = multipliers[max(matches, key=len)] if matches else 1.0
+                decay = self.args.weight_decay if name in decayed else 0.0
+                groups.setdefault((factor * self.args.learning_rate, decay), []).append(parameter)
+        if unmatched:
+            raise ValueError(f"learning_rate_multipliers names no parameter: {sorted(unmatched)}.")
+        return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LRScheduler:
+        """The schedule of transformers, or cosine annealing with restarts where `lr_restart_steps` asks for it."""
+        if self.lr_scheduler is None and self.args.lr_restart_steps is not None:
+            self.lr_scheduler = CosineAnnealingWarmRestarts(
+                optimizer or self.optimizer, T_0=self.args.lr_restart_steps, eta_min=self.args.lr_restart_minimum
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)

@@ -1,0 +1,135 @@
+"""Our labels equal the split files that MERL and later papers use, for every record and class name."""
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hf_ecgtext.data.sources.ptb_xl import read_database, read_statements
+from hf_ecgtext.data.sources.ptb_xl_labels import (
+    PTB_XL_CLASSES,
+    SPLIT_FOLDS,
+    class_names,
+    class_of_code,
+    labels_of_codes,
+    ptb_xl_labels,
+    split_of_fold,
+)
+
+PUBLISHED_FOLDER = {"super": "super_class", "sub": "sub_class", "form": "form", "rhythm": "rhythm"}
+PUBLISHED_SPLIT = {"train": "train", "validation": "val", "test": "test"}
+SIZES = {  # train, validation, test; METHODS dossier 8.2
+    "super": (17_084, 2_146, 2_158),
+    "sub": (17_084, 2_146, 2_158),
+    "form": (7_197, 901, 880),
+    "rhythm": (16_832, 2_100, 2_098),
+}
+
+
+@pytest.fixture(scope="module")
+def database(real_data: Path) -> pd.DataFrame:
+    return read_database(real_data / "ptb-xl")
+
+
+@pytest.fixture(scope="module")
+def statements(real_data: Path) -> pd.DataFrame:
+    return read_statements(real_data / "ptb-xl")
+
+
+@pytest.mark.parametrize("split", SPLIT_FOLDS)
+@pytest.mark.parametrize("task", PTB_XL_CLASSES)
+def test_every_published_label_of_every_record_is_reproduced(real_data, database, statements, task, split):
+    name = PUBLISHED_FOLDER[task]
+    file = real_data / "merl_splits" / "ptbxl" / name / f"ptbxl_{name}_{PUBLISHED_SPLIT[split]}.csv"
+    published = pd.read_csv(file, index_col="ecg_id")
+    ours = ptb_xl_labels(database, statements, task)
+    ours = ours[database.loc[ours.index, "strat_fold"].isin(SPLIT_FOLDS[split])]
+
+    assert len(published) == SIZES[task][list(SPLIT_FOLDS).index(split)]
+    # The same records: those with at least one class of the task, no more and no fewer.
+    assert set(ours.index) == set(published.index)
+    assert set(published.columns) - {"patient_id", "strat_fold", "filename_lr", "filename_hr", name} == set(ours)
+    differences = ours.ne(published.loc[ours.index, list(ours)])
+    assert not differences.to_numpy().any(), ours.index[differences.any(axis=1)].tolist()
+
+
+@pytest.mark.parametrize("task", PTB_XL_CLASSES)
+def test_labels_per_record_and_label_matrix_agree(database, statements, task):
+    classes = class_of_code(statements, task)
+    matrix = ptb_xl_labels(database, statements, task, drop_unlabelled=False)
+    assert len(matrix) == len(database) == 21_799
+    columns = np.array(matrix.columns)
+    for codes, row in zip(database.scp_codes.iloc[::50], matrix.to_numpy()[::50], strict=True):
+        assert set(labels_of_codes(codes, classes)) == set(columns[row == 1])
+
+
+def test_a_record_with_several_codes_of_one_class_has_the_class_once(statements):
+    sub = class_of_code(statements, "sub")
+    assert labels_of_codes(["ASMI", "LAFB", "ALMI", "SR"], sub) == ("AMI", "LAFB/LPFB")
+    assert labels_of_codes(["1AVB", "NST_", "ISC_"], sub) == ("AVB", "NST", "ISC")
+    assert labels_of_codes(["PRC(S)", "TAB_", "NST_"], class_of_code(statements, "form")) == ("PRC(S)", "TAB", "NST")
+
+
+def test_the_tasks_have_5_23_19_and_12_classes_each_with_its_own_name():
+    assert {task: len(class_names(task)) for task in PTB_XL_CLASSES} == {
+        "super": 5,
+        "sub": 23,
+        "form": 19,
+        "rhythm": 12,
+    }
+    for task in PTB_XL_CLASSES:
+        names = list(class_names(task).values())
+        assert len(set(names)) == len(names)
+        assert all(name == name.strip() and name for name in names)
+
+
+def test_form_and_rhythm_names_are_those_of_the_statements(statements):
+    reworded = {
+        "DIG": "digitalis effect",
+        "PRC(S)": "premature complexes",
+        "BIGU": "bigeminal pattern",
+        "TRIGU": "trigeminal pattern",
+        "VCLVH": "voltage criteria for left ventricular hypertrophy",
+    }
+    for task in ("form", "rhythm"):
+        for code, name in class_of_code(statements, task).items():
+            assert class_names(task)[name] == reworded.get(code, statements.description[code])
+
+
+def test_a_subclass_of_one_statement_is_named_like_the_statement(statements):
+    members = pd.Series(class_of_code(statements, "sub")).reset_index().groupby(0)["index"].apply(list)
+    single = {name: codes[0] for name, codes in members.items() if len(codes) == 1}
+    ours_differs = {"NST", "ISC", "IVCD", "WPW", "LAO/LAE", "RAO/RAE"}  # brackets, plural, slash, misspelt Wolff
+    assert len(single) > 10
+    for name, code in single.items():
+        if name not in ours_differs:
+            assert class_names("sub")[name] == statements.description[code]
+
+
+def test_unknown_tasks_and_foreign_statement_tables_are_refused(statements):
+    with pytest.raises(ValueError, match="Unknown PTB-XL task 'all'"):
+        class_names("all")
+    with pytest.raises(ValueError, match=r"scp_statements\.csv gives the task 'rhythm'"):
+        class_of_code(statements.drop(index="SR"), "rhythm")
+
+
+def test_folds_1_to_8_train_9_validate_and_10_test():
+    assert [split_of_fold(fold) for fold in range(1, 11)] == ["train"] * 8 + ["validation", "test"]
+    with pytest.raises(ValueError, match="not 0"):
+        split_of_fold(0)
+
+
+def test_no_patient_is_in_two_folds(database):
+    assert (database.groupby("patient_id").strat_fold.nunique() == 1).all()
+
+
+def test_the_published_list_column_says_the_same_as_the_published_matrix(real_data):
+    # Guards the oracle itself: METHODS 8.2 found the columns permuted between the published files.
+    folder = real_data / "merl_splits" / "ptbxl" / "sub_class"
+    for split in PUBLISHED_SPLIT.values():
+        table = pd.read_csv(folder / f"ptbxl_sub_class_{split}.csv")
+        classes = table.columns[6:]
+        for text, row in zip(table.sub_class.iloc[::20], table[classes].to_numpy()[::20], strict=True):
+            assert {name.strip("_") for name in ast.literal_eval(text)} == set(classes[row == 1])
