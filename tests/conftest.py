@@ -27,3 +27,16 @@ def real_data() -> Path:
 def golden() -> Path:
     """The folder of parity files, or a skip where it is absent."""
     return _folder("HF_ECGTEXT_GOLDEN", REPOSITORY.parent / "shared" / "golden", "parity files")
+
+
+@pytest.fixture(scope="session")
+def synthetic_dataset():
+    """96 synthetic records at 100 Hz, as training reads them."""
+    from datasets import Dataset
+
+    from hf_ecgtext.data.sources.synthetic import SYNTHETIC_FEATURES
+    from hf_ecgtext.data.storage import EcgDataset, record_to_row, rows_to_table
+    from hf_ecgtext.data.synthetic import SyntheticEcgGenerator
+
+    records = SyntheticEcgGenerator(seed=0, sampling_rate_hz=100.0).records(96)
+    return EcgDataset(Dataset(rows_to_table([record_to_row(record) for record in records], SYNTHETIC_FEATURES)))

@@ -29,12 +29,13 @@ LIMB_LEAD_WEIGHTS: dict[str, tuple[float, float]] = {
 
 _PREFIXES = ("MDC_ECG_LEAD_", "LEAD_", "LEAD ", "ECG_", "ECG ")
 _CANONICAL = {name.upper(): name for name in STANDARD_LEADS}
-_CANONICAL |= {"DI": "I", "DII": "II", "DIII": "III", "D1": "I", "D2": "II", "D3": "III", "L1": "I", "L2": "II", "L3": "III"}
-_CANONICAL |= {"VR": "aVR", "VL": "aVL", "VF": "aVF", "C1": "V1", "C2": "V2", "C3": "V3", "C4": "V4", "C5": "V5", "C6": "V6"}
+_CANONICAL |= {f"{prefix}{number}": name for prefix in "DL" for number, name in enumerate(("I", "II", "III"), start=1)}
+_CANONICAL |= {f"D{name}": name for name in ("I", "II", "III")}
+_CANONICAL |= {"VR": "aVR", "VL": "aVL", "VF": "aVF"} | {f"C{number}": f"V{number}" for number in range(1, 7)}
 
 
 def canonical_lead_name(name: str) -> str | None:
-    """The standard name of a lead (`"aVR"` for `"AVR"`, `"MDC_ECG_LEAD_AVR"`, ...), or `None` if it is not one of the twelve."""
+    """The standard name of a lead, such as `"aVR"` for `"AVR"` or `"MDC_ECG_LEAD_AVR"`; `None` for any other lead."""
     key = name.strip().upper()
     for prefix in _PREFIXES:
         key = key.removeprefix(prefix)

@@ -20,7 +20,7 @@ from hf_ecgtext.data.sources.ptb_xl_labels import (
 
 PUBLISHED_FOLDER = {"super": "super_class", "sub": "sub_class", "form": "form", "rhythm": "rhythm"}
 PUBLISHED_SPLIT = {"train": "train", "validation": "val", "test": "test"}
-SIZES = {  # train, validation, test; METHODS dossier 8.2
+SIZES = {  # train, validation, test; rows of MERL's published split files
     "super": (17_084, 2_146, 2_158),
     "sub": (17_084, 2_146, 2_158),
     "form": (7_197, 901, 880),
@@ -126,7 +126,8 @@ def test_no_patient_is_in_two_folds(database):
 
 
 def test_the_published_list_column_says_the_same_as_the_published_matrix(real_data):
-    # Guards the oracle itself: METHODS 8.2 found the columns permuted between the published files.
+    # Guards the oracle itself: the columns are permuted between the published files (PAPERS.md, "Evaluation
+    # protocols", defect 19).
     folder = real_data / "merl_splits" / "ptbxl" / "sub_class"
     for split in PUBLISHED_SPLIT.values():
         table = pd.read_csv(folder / f"ptbxl_sub_class_{split}.csv")

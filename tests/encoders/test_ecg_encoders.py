@@ -102,7 +102,9 @@ def test_resnets_have_the_standard_sizes(depth, num_parameters):
     assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters
 
 
-@pytest.mark.parametrize(("size", "width", "heads"), [("tiny", 192, 3), ("small", 384, 6), ("middle", 512, 8), ("base", 768, 12)])
+@pytest.mark.parametrize(
+    ("size", "width", "heads"), [("tiny", 192, 3), ("small", 384, 6), ("middle", 512, 8), ("base", 768, 12)]
+)
 def test_vits_have_the_published_sizes(size, width, heads):
     config = Vit1dConfig.from_size(size)
     assert (config.hidden_size, config.num_attention_heads, config.intermediate_size) == (width, heads, 4 * width)

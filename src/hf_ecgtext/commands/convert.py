@@ -35,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Convert and save model and processor."""
-    converter = importlib.import_module(
-        f"{methods.__name__}.{arguments.method}.convert_{arguments.method}_checkpoint"
-    )
+    converter = importlib.import_module(f"{methods.__name__}.{arguments.method}.convert_{arguments.method}_checkpoint")
     model = converter.convert(converter.load_published(arguments.checkpoint))
     processor = PROCESSOR_MAPPING[type(model.config)](
         feature_extractor=EcgFeatureExtractor(**converter.feature_extractor_settings()),

@@ -11,7 +11,7 @@ from hf_ecgtext.commands.options import add_data_options, parse_settings
 from hf_ecgtext.data.tasks import open_data
 from hf_ecgtext.evaluation.results import append_result
 from hf_ecgtext.evaluation.zero_shot import evaluate_zero_shot
-from hf_ecgtext.reporting.tables import per_class_table, zero_shot_table
+from hf_ecgtext.reporting.tables import Style, per_class_table, zero_shot_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.results:
         for result in results:
             append_result(arguments.results, result)
-    style = "markdown" if arguments.markdown else "terminal"
+    style: Style = "markdown" if arguments.markdown else "terminal"
     print(zero_shot_table(results, style=style))
     if arguments.per_class:
         for task in data.tasks:

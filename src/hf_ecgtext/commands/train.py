@@ -50,9 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     checkpoint = _find_checkpoint(output_dir, arguments.resume)
     recipe = get_recipe(arguments.method, arguments.recipe).override(parse_settings(arguments.overrides))
     data_options = {**recipe.data_options(arguments.data), **parse_settings(arguments.data_set)}
-    training_arguments = EcgTextTrainingArguments(
-        output_dir=str(output_dir), seed=arguments.seed, **recipe.training
-    )
+    training_arguments = EcgTextTrainingArguments(output_dir=str(output_dir), seed=arguments.seed, **recipe.training)
     set_seed(arguments.seed)
     with training_arguments.main_process_first(desc="reading the data"):
         data = open_data(arguments.data, arguments.data_dir, **data_options)

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from hf_ecgtext.data.records import EcgRecord
 from hf_ecgtext.errors import RecordError
-
-
-class EcgTextPreparer(Protocol):
-    """What the collator needs of a processor."""
-
-    feature_extractor: Any
-
-    def __call__(self, ecg: Any = ..., text: Any = ..., **kwargs: Any) -> Mapping[str, Any]:
-        """Prepare ECGs and texts."""
-        ...
 
 
 class EcgTextCollator:
@@ -30,7 +20,7 @@ class EcgTextCollator:
             one carries `report_ids` of shape `(batch,)` instead of tokens.
     """
 
-    def __init__(self, processor: EcgTextPreparer, report_ids: Mapping[str, int] | None = None):
+    def __init__(self, processor: Any, report_ids: Mapping[str, int] | None = None):
         self.processor = processor
         self.report_ids = report_ids
 

@@ -95,8 +95,8 @@ def digital_to_millivolts(
     # An int16 minus a small integer is exact in float32, so one float32 division rounds exactly once, as float64
     # would; only gains that float32 cannot hold need the wider type.
     exact = (gain.astype(np.float32) == gain).all() and (np.abs(offset) < 2**23).all()
-    dtype = np.float32 if exact else np.float64
-    signal = adc.astype(dtype)
+    dtype: type[np.floating] = np.float32 if exact else np.float64
+    signal: NDArray[np.floating] = adc.astype(dtype)
     if offset.any():
         signal -= offset[..., None].astype(dtype)
     signal /= gain[..., None].astype(dtype)

@@ -67,11 +67,11 @@ class EcgData:
 
 def data_names() -> list[str]:
     """The data that [`open_data`] knows: the modules of `data.sources` that define `open_data`."""
-    names = []
-    for module in pkgutil.iter_modules(sources.__path__):
-        if hasattr(importlib.import_module(f"{sources.__name__}.{module.name}"), "open_data"):
-            names.append(module.name)
-    return sorted(names)
+    return sorted(
+        module.name
+        for module in pkgutil.iter_modules(sources.__path__)
+        if hasattr(importlib.import_module(f"{sources.__name__}.{module.name}"), "open_data")
+    )
 
 
 def open_data(name: str, data_dir: str | Path | None = None, **options: Any) -> EcgData:

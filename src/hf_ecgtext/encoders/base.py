@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, Self
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +26,14 @@ class EcgConfig(PreTrainedConfig):
         """
         known = {field.name for field in fields(type(self))} | _BOOKKEEPING
         unknown = sorted(
-            name
-            for name in kwargs
-            if not (name in known or name.startswith("_") or hasattr(PreTrainedConfig, name))
+            name for name in kwargs if not (name in known or name.startswith("_") or hasattr(PreTrainedConfig, name))
         )
         if unknown:
             inherited = {field.name for field in fields(PreTrainedConfig)}
             own = sorted({field.name for field in fields(type(self))} - inherited)
-            raise ValueError(f"{type(self).__name__} has no setting {', '.join(unknown)}. Its settings: {', '.join(own)}.")
+            raise ValueError(
+                f"{type(self).__name__} has no setting {', '.join(unknown)}. Its settings: {', '.join(own)}."
+            )
         super().__post_init__(**kwargs)
 
 
@@ -44,7 +44,7 @@ class EcgPreTrainedModel(PreTrainedModel):
     """
 
     main_input_name = "ecg_values"
-    input_modalities = ("ecg",)
+    input_modalities: ClassVar[tuple[str, ...]] = ("ecg",)
     supports_gradient_checkpointing = True
     _supports_sdpa = True
 
@@ -54,12 +54,12 @@ class EcgPreTrainedModel(PreTrainedModel):
             super()._init_weights(module)
         elif hasattr(module, "reset_parameters"):
             # transformers guards torch.nn.init while this runs: tensors that came from a checkpoint stay as they are.
-            module.reset_parameters()
+            cast(Any, module).reset_parameters()
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *args: Any, allow_missing_weights: bool = False, **kwargs: Any
-    ) -> Self:
+    ) -> Any:
         """Load a model whose checkpoint fits exactly, from safetensors.
 
         Args:
@@ -75,9 +75,7 @@ class EcgPreTrainedModel(PreTrainedModel):
         """
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs.setdefault("use_safetensors", True)
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-        )
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         problems = [
             f"{title} {sorted(map(str, info[key]))[:5]}{' ...' if len(info[key]) > 5 else ''}"
             for key, title in (

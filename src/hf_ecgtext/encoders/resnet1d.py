@@ -131,7 +131,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 class ResNet1dModel(EcgEncoder):
     """ResNet over time; all leads enter the first convolution together.
 
-    Source: MERL's published architecture (METHODS 2.1); `tests/methods/merl` proves parity.
+    Source: MERL's published architecture (PAPERS.md, "MERL"); `tests/methods/merl` proves parity.
     """
 
     config_class = ResNet1dConfig
@@ -154,9 +154,7 @@ class ResNet1dModel(EcgEncoder):
             self.stages.append(nn.Sequential(*blocks))
         self.post_init()
 
-    def forward(
-        self, ecg_values: Tensor, lead_mask: Tensor | None = None, **_: Any
-    ) -> BaseModelOutputWithPooling:
+    def forward(self, ecg_values: Tensor, lead_mask: Tensor | None = None, **_: Any) -> BaseModelOutputWithPooling:
         """Encode a batch.
 
         Args:
@@ -172,7 +170,8 @@ class ResNet1dModel(EcgEncoder):
         for stage in self.stages:
             hidden = stage(hidden)
         return BaseModelOutputWithPooling(
-            last_hidden_state=hidden.transpose(1, 2), pooler_output=hidden.mean(dim=-1)  # (batch, channels, tokens)
+            last_hidden_state=hidden.transpose(1, 2),
+            pooler_output=hidden.mean(dim=-1),  # (batch, channels, tokens)
         )
 
 

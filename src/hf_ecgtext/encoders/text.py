@@ -67,6 +67,7 @@ class TextTower(nn.Module):
                 self.model.embeddings.requires_grad_(False)
             for layer in layers[:num_frozen_layers]:
                 layer.requires_grad_(False)
+        self.train()  # a new module starts in training mode, where a frozen tower would use its dropout
 
     def train(self, mode: bool = True) -> Self:
         """As usual, except that a frozen tower without `dropout` stays in `eval()`."""
@@ -140,7 +141,12 @@ def load_text_model(
     config = AutoConfig.from_pretrained(source)
     auto_class = _auto_class(config)
     model, info = auto_class.from_pretrained(
-        source, config=config, use_safetensors=True, output_loading_info=True, **_pooler_option(config, pooling)
+        source,
+        config=config,
+        dtype=torch.float32,  # a half-precision checkpoint would not fit the float32 rest of the model
+        use_safetensors=True,
+        output_loading_info=True,
+        **_pooler_option(config, pooling),
     )
     missing = sorted(info["missing_keys"])
     if missing:
@@ -153,7 +159,9 @@ def tiny_bert_tokenizer() -> PreTrainedTokenizerBase:
     """The WordPiece tokenizer of the debug tower: 12-lead report vocabulary, single characters for the rest."""
     vocabulary = resources.files("hf_ecgtext.encoders") / "tiny_bert_vocab.txt"
     words = vocabulary.read_text(encoding="utf-8").split("\n")
-    return BertTokenizerFast(vocab={word: index for index, word in enumerate(filter(None, words))}, model_max_length=128)
+    return BertTokenizerFast(
+        vocab={word: index for index, word in enumerate(filter(None, words))}, model_max_length=128
+    )
 
 
 def tiny_bert_config(vocab_size: int) -> BertConfig:

@@ -109,7 +109,7 @@ class Vit1dBlock(GradientCheckpointingLayer):
 class Vit1dModel(EcgEncoder):
     """Transformer over time patches; there is no class token: tokens are averaged, then normalised.
 
-    Source: MERL's published architecture (METHODS 2.1); `tests/methods/merl` proves parity.
+    Source: MERL's published architecture (PAPERS.md, "MERL"); `tests/methods/merl` proves parity.
     """
 
     config_class = Vit1dConfig
@@ -131,9 +131,7 @@ class Vit1dModel(EcgEncoder):
         if module is self:
             init.normal_(self.position_embedding, std=1.0)  # not the usual 0.02; as released
 
-    def forward(
-        self, ecg_values: Tensor, lead_mask: Tensor | None = None, **_: Any
-    ) -> BaseModelOutputWithPooling:
+    def forward(self, ecg_values: Tensor, lead_mask: Tensor | None = None, **_: Any) -> BaseModelOutputWithPooling:
         """Encode a batch.
 
         Args:

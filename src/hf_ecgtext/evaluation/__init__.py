@@ -1,0 +1,1 @@
+"""Protocols, metrics with confidence intervals, prompts and results."""

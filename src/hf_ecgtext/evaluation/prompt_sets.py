@@ -1,8 +1,8 @@
 """Class prompts for zero-shot classification, each set with its source and licence.
 
 Scores depend on the wording, so results name their prompt set, and several sets are evaluated side by side
-(PROTOCOLS.md, defect 7). Sets that ship with the library are sentence templates in `prompts/*.json`; sets written per
-class, such as MERL's CKEPE file, are read from a JSON file of the user.
+(PAPERS.md, "Evaluation protocols", defect 7). Sets that ship with the library are sentence templates in
+`prompts/*.json`; sets written per class, such as MERL's CKEPE file, are read from a JSON file of the user.
 """
 
 from __future__ import annotations

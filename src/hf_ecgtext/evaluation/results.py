@@ -34,7 +34,7 @@ class EvaluationResult:
 
     Args:
         task (`str`): Such as `"ptbxl_super"`.
-        protocol (`str`): `"strict"` or `"published"`, see PROTOCOLS.md.
+        protocol (`str`): `"strict"` or `"published"`, see PAPERS.md, "Evaluation protocols".
         metric (`str`): Name of the metric function, such as `"auroc"`; `value` is its mean over classes.
         value (`float`, *optional*): `None` where undefined.
         confidence_interval (`tuple[float, float]`, *optional*): Low and high.

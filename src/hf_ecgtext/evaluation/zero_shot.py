@@ -1,7 +1,7 @@
 """Zero-shot classification: a record's score for a class is the cosine of its embedding and the class prompt's.
 
-Protocol `strict` (PROTOCOLS.md): macro AUROC and AUPRC over the classes present, with intervals from a bootstrap over
-patients, always beside encoders with random weights; nothing is chosen on the test set.
+Protocol `strict` (PAPERS.md, "Evaluation protocols"): macro AUROC and AUPRC over the classes present, with intervals
+from a bootstrap over patients, always beside encoders with random weights; nothing is chosen on the test set.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from hf_ecgtext.evaluation.metrics import FREQUENT_CLASS_MIN_POSITIVES
 from hf_ecgtext.evaluation.prompt_sets import load_prompt_set
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.methods.base import EcgTextModel
+
 
 @torch.no_grad()
 def class_embeddings(model: EcgTextModel, processor: Any, prompts: Mapping[str, Sequence[str]]) -> Tensor:
@@ -83,7 +84,7 @@ def random_encoders(
     """Untrained twins of a model: its text tower, everything else random.
 
     BatchNorm statistics are set on signals of the training split, without labels, since initial statistics would
-    cripple a random encoder (PROTOCOLS.md, defect 15).
+    cripple a random encoder (PAPERS.md, "Evaluation protocols", defect 15).
 
     Args:
         model ([`EcgTextModel`]): Its architecture and text tower are used.
@@ -166,7 +167,7 @@ def evaluate_zero_shot(
     encoders = [model, *random_encoders(model, processor, data.train, seeds)]
     embeds = embed_ecgs(encoders, processor, dataset, batch_size, num_workers, show_progress)
     patients = _patients(dataset)
-    results = []
+    results: list[EvaluationResult] = []
     for task in data.tasks:
         prompts = load_prompt_set(task.class_names, prompt_set)
         scores = [

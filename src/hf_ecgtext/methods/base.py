@@ -31,8 +31,8 @@ class EcgTextConfig(EcgConfig):
 
     sub_configs: ClassVar = {"ecg_config": AutoConfig, "text_config": AutoConfig}
 
-    ecg_config: PreTrainedConfig | dict[str, Any] | None = None
-    text_config: PreTrainedConfig | dict[str, Any] | None = None
+    ecg_config: Any = None
+    text_config: Any = None
     projection_dim: int = 256
     text_pooling: TextPooling = "pooler"
     freeze_text: bool = True

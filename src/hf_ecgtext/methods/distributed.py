@@ -88,12 +88,17 @@ class SynchronisedBatchNorm1d(nn.BatchNorm1d):
         mean = total[:-1] / count
         centred = hidden - mean.view(shape)
         variance = _SumOverProcesses.apply(centred.square().sum(dims)) / count
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), self.momentum)
+        self._update_running_statistics(mean.detach(), (variance * count / (count - 1)).detach())
         normalised = centred * (variance + self.eps).rsqrt().view(shape)
         return normalised * self.weight.view(shape) + self.bias.view(shape)
+
+    def _update_running_statistics(self, mean: Tensor, unbiased_variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_(unbiased_variance.to(self.running_var.dtype), momentum)
 
 
 def synchronise_batch_norm(model: ModelT) -> ModelT:

@@ -61,7 +61,8 @@ class Recipe:
                 tree = {key: entry for key, entry in tree.items() if key != "model_type"}
                 recipe = replace(recipe, config=type(recipe.config)(**tree))
             elif group in {"ecg", "text", "training"} and rest:
-                recipe = replace(recipe, **{group: {**getattr(recipe, group), rest: value}})
+                changed: Any = {group: {**getattr(recipe, group), rest: value}}
+                recipe = replace(recipe, **changed)
             else:
                 raise ValueError(
                     f"Cannot override '{name}': write text_model, or config., ecg., text. or training. and a setting."

@@ -19,7 +19,7 @@ class EcgFeatureExtractionPipeline(EcgPipeline):
         `np.ndarray` of shape `(dim,)`, or a list of them for a list.
     """
 
-    def _sanitize_parameters(
+    def _sanitize_parameters(  # type: ignore[override]
         self, features: Literal["aligned", "probe"] | None = None, **options: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         preprocess, forward, postprocess = super()._sanitize_parameters(**options)

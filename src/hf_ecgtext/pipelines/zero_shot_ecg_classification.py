@@ -29,9 +29,7 @@ class ZeroShotEcgClassificationPipeline(EcgPipeline):
         `list[dict]` with `label` and `score`, best first; a list of such lists for a list of ECGs.
     """
 
-    def __call__(  # type: ignore[override]
-        self, ecg: EcgInput, candidate_labels: Sequence[str], template: str = "{}", **options: Any
-    ) -> Any:
+    def __call__(self, ecg: EcgInput, candidate_labels: Sequence[str], template: str = "{}", **options: Any) -> Any:
         """Score `candidate_labels` for one or several ECGs."""
         if isinstance(candidate_labels, str):
             candidate_labels = [label.strip() for label in candidate_labels.split(",")]
@@ -46,7 +44,7 @@ class ZeroShotEcgClassificationPipeline(EcgPipeline):
             text_embeds = self.model.get_text_features(**tokens)
         return super().__call__(ecg, candidate_labels=labels, text_embeds=text_embeds, **options)
 
-    def _sanitize_parameters(
+    def _sanitize_parameters(  # type: ignore[override]
         self,
         candidate_labels: list[str] | None = None,
         text_embeds: Tensor | None = None,
@@ -67,9 +65,7 @@ class ZeroShotEcgClassificationPipeline(EcgPipeline):
             postprocess["top_k"] = top_k
         return preprocess, forward, postprocess
 
-    def _forward(
-        self, batch: dict[str, Any], text_embeds: Tensor, scoring: Scoring = "independent"
-    ) -> dict[str, Any]:
+    def _forward(self, batch: dict[str, Any], text_embeds: Tensor, scoring: Scoring = "independent") -> dict[str, Any]:
         ecg_embeds = self.model.get_ecg_features(batch["ecg_values"], lead_mask=batch["lead_mask"])
         scores = ecg_embeds @ text_embeds.T  # (batch, num_labels)
         if scoring == "exclusive":

@@ -39,7 +39,7 @@ class EcgTextTrainingArguments(TrainingArguments):
     # A smaller last batch would have easier negatives.
     dataloader_drop_last: bool = True
     # A contrastive loss depends on the batch size: evaluate with the one that is trained with, unless told otherwise.
-    per_device_eval_batch_size: int | None = None  # type: ignore[assignment]
+    per_device_eval_batch_size: int | None = None
     # Every parameter that trains takes part in every step.
     ddp_find_unused_parameters: bool | None = False
     report_to: Any = "none"
@@ -52,13 +52,14 @@ class EcgTextTrainingArguments(TrainingArguments):
             raise ValueError(f"precision must be 'auto', 'fp32', 'bf16' or 'fp16', not '{self.precision}'.")
         if self.lr_restart_steps is not None and self.lr_restart_steps < 1:
             raise ValueError(f"lr_restart_steps must be positive, not {self.lr_restart_steps}.")
-        if self.precision == "bf16" or (self.precision == "auto" and not self.fp16 and _gpu_has_bf16()):
+        if self.precision == "bf16" or (self.precision == "auto" and _gpu_has_bf16()):
             self.bf16 = True
         elif self.precision == "fp16":
             self.fp16 = True
         if self.per_device_eval_batch_size is None:
             self.per_device_eval_batch_size = self.per_device_train_batch_size
-        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()  # warns without a GPU
+        if not torch.cuda.is_available():
+            self.dataloader_pin_memory = False  # only warns there
         super().__post_init__()
 
 

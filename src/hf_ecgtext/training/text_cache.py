@@ -1,7 +1,7 @@
 """Each distinct report is encoded once: exact where the text tower is frozen and without dropout.
 
 MIMIC-IV-ECG has about 180,000 distinct reports in 780,000 records; without a cache the frozen tower takes most of a
-training step (METHODS 11).
+training step (PAPERS.md, "Speed of the references").
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hf_ecgtext.methods.base import EcgTextModel
+from hf_ecgtext.processing import REPORT_CLEANERS
 
 
 class TextCache:
@@ -53,9 +54,10 @@ class TextCache:
         if not model.can_cache_text:
             raise ValueError("The text tower trains or uses dropout, so its outputs cannot be cached.")
         distinct = sorted({report for report in reports if report is not None}, key=lambda text: (len(text), text))
+        clean = REPORT_CLEANERS[processor.report_cleaning]
         rows: dict[str, int] = {}
         for report in distinct:
-            rows.setdefault(processor.clean_report(report), len(rows))
+            rows.setdefault(clean(report), len(rows))
         cleaned = list(rows)
         tower = model.text_tower
         was_training = tower.training
@@ -66,7 +68,7 @@ class TextCache:
             tokens = processor(text=cleaned[start : start + batch_size], return_tensors="pt").to(model.device)
             parts.append(tower(tokens["input_ids"], tokens["attention_mask"]).float())
         tower.train(was_training)
-        report_ids = {report: rows[processor.clean_report(report)] for report in distinct}
+        report_ids = {report: rows[clean(report)] for report in distinct}
         return cls(report_ids, torch.cat(parts))
 
     def __len__(self) -> int:

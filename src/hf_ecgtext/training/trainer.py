@@ -37,6 +37,8 @@ class EcgTextTrainer(Trainer):
 
     model: EcgTextModel
     args: EcgTextTrainingArguments
+    optimizer: Any
+    lr_scheduler: Any
 
     def __init__(
         self,
@@ -97,7 +99,7 @@ class EcgTextTrainer(Trainer):
         report_ids = inputs.pop("report_ids", None)
         if report_ids is not None:
             assert self.text_cache is not None  # only a filled cache makes the collator attach ids
-            inputs["text_tower_embeds"] = self.text_cache.lookup(report_ids)
+            inputs["text_tower_embeds"] = self.text_cache.lookup(report_ids).to(self.model.dtype)
         outputs = model(**inputs)
         sums = self._term_sums[model.training]
         for name, value in (outputs["loss_terms"] or {}).items():
@@ -162,9 +164,7 @@ class EcgTextTrainer(Trainer):
             raise ValueError(f"learning_rate_multipliers names no parameter: {sorted(unmatched)}.")
         return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> LRScheduler:
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """The schedule of transformers, or cosine annealing with restarts where `lr_restart_steps` asks for it."""
         if self.lr_scheduler is None and self.args.lr_restart_steps is not None:
             self.lr_scheduler = CosineAnnealingWarmRestarts(

@@ -95,7 +95,7 @@ def test_get_features_equal_the_published_embeddings(parity):
 
 @torch.no_grad()
 def test_the_paper_s_reduction_is_half_of_the_released_one(parity):
-    reference, model, ecg, text = parity
+    _, model, ecg, text = parity
     output = model(ecg_values=ecg, text_tower_embeds=text)
     halved = symmetric_info_nce(output.ecg_embeds, output.text_embeds, model.config.temperature)
     torch.testing.assert_close(2 * halved, output.loss_terms["cma"])

@@ -22,7 +22,13 @@ from datasets.builder import Key
 
 from hf_ecgtext.data.reading import read_digital
 from hf_ecgtext.data.records import DigitalEcg, EcgRecord
-from hf_ecgtext.data.sources.ptb_xl_labels import PTB_XL_CLASSES, SPLIT_FOLDS, class_of_code, labels_of_codes
+from hf_ecgtext.data.sources.ptb_xl_labels import (
+    PTB_XL_CLASSES,
+    SPLIT_FOLDS,
+    class_names,
+    class_of_code,
+    labels_of_codes,
+)
 from hf_ecgtext.data.sources.ptb_xl_reports import STATEMENTS_FILE, full_text_file, labels_folder, read_12sl_reports
 from hf_ecgtext.data.storage import EcgDataset, ecg_features, record_to_row, rows_to_table
 from hf_ecgtext.data.tasks import EcgData, LabelTask

@@ -191,7 +191,9 @@ def load_synthetic(
     return builder.as_dataset(split)
 
 
-def open_data(data_dir: str | Path | None = None, *, num_records: int = 1000, seed: int = 0, **settings: Any) -> EcgData:
+def open_data(
+    data_dir: str | Path | None = None, *, num_records: int = 1000, seed: int = 0, **settings: Any
+) -> EcgData:
     """Synthetic data with all its conditions as one zero-shot task, for `train.py --data synthetic`.
 
     Args:

@@ -25,8 +25,8 @@ from hf_ecgtext.methods.merl.configuration_merl import MerlConfig
 from hf_ecgtext.methods.merl.modeling_merl import MerlModel
 
 CAVEATS = (
-    "MERL's repository is MIT-licensed; the weights were trained on MIMIC-IV-ECG (ODbL) and contain NCBI's MedCPT. They "
-    "read leads in MIMIC's order (aVF before aVL), which the saved processor takes care of."
+    "MERL's repository is MIT-licensed; the weights were trained on MIMIC-IV-ECG (ODbL) and contain NCBI's MedCPT. "
+    "They read leads in MIMIC's order (aVF before aVL), which the saved processor takes care of."
 )
 
 # Left: the published name; right: ours. The first pattern that matches wins.

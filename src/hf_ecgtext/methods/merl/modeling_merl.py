@@ -57,7 +57,7 @@ class AttentionPool1d(nn.Module):
 
 
 class ResNetHead(nn.Module):
-    """From ResNet tokens to the alignment embedding, by attention, and to the vector that UMA perturbs, by averaging."""
+    """ResNet tokens become the alignment embedding by attention, and the vector that UMA perturbs by averaging."""
 
     def __init__(self, config: MerlConfig):
         super().__init__()
@@ -128,7 +128,11 @@ class MerlModel(EcgTextModel):
     def get_probe_features(self, ecg_values: Tensor, lead_mask: Tensor | None = None) -> Tensor:
         """The encoder's pooled output, or the aligned embedding, as `config.probe_feature` says; not normalised."""
         encoder_output = self.ecg_encoder(ecg_values, lead_mask=lead_mask)
-        return encoder_output.pooler_output if self.config.probe_feature == "backbone_pool" else self.embed_ecg(encoder_output)
+        return (
+            encoder_output.pooler_output
+            if self.config.probe_feature == "backbone_pool"
+            else self.embed_ecg(encoder_output)
+        )
 
     def forward(
         self,

@@ -1,0 +1,81 @@
+"""A run that is killed and resumed ends with the weights of one that never stopped."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from processes import REPOSITORY, environment, launch
+from safetensors.torch import load_file
+
+from hf_ecgtext.cli import main
+from hf_ecgtext.training.checkpoints import last_complete_checkpoint
+
+# 80 records leave 64 to train on: 8 steps an epoch, so that a checkpoint every 3 steps falls into its middle.
+COMMON = [
+    "train.py", "--method", "merl", "--recipe", "debug", "--no-zero-shot", "--data-set", "num_records=80",
+    "--set", "training.max_steps=60", "training.save_steps=3", "training.save_strategy=steps",
+    "training.per_device_train_batch_size=8", "training.disable_tqdm=true", "--output-dir",
+]  # fmt: skip
+
+
+def test_killed_in_mid_epoch_and_resumed_equals_never_killed(tmp_path):
+    cache = tmp_path / "cache"
+    launch([*COMMON, str(tmp_path / "whole")], cache)
+
+    interrupted = tmp_path / "interrupted"
+    process = subprocess.Popen(
+        [sys.executable, *COMMON, str(interrupted)],
+        cwd=REPOSITORY,
+        env=environment(cache),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while last_complete_checkpoint(interrupted) is None:
+            assert process.poll() is None, "the run ended before its first checkpoint"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (interrupted / "model.safetensors").exists(), "it was killed before its end"
+    state = json.loads((last_complete_checkpoint(interrupted) / "trainer_state.json").read_text())
+    assert state["global_step"] % 8 != 0, "the checkpoint lies in the middle of an epoch"
+
+    launch([*COMMON, str(interrupted), "--resume"], cache)
+    whole, resumed = load_file(tmp_path / "whole" / "model.safetensors"), load_file(interrupted / "model.safetensors")
+    assert set(whole) == set(resumed)
+    for name, tensor in whole.items():
+        assert torch.equal(resumed[name], tensor), name
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path):
+    assert last_complete_checkpoint(tmp_path / "nowhere") is None
+    for step, state in ((2, '{"global_step": 2}'), (10, '{"global_step": 10}'), (12, '{"global_st'), (14, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if state is not None:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    (tmp_path / "checkpoint-x").mkdir()
+    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
+def test_resuming_nothing_and_overwriting_something_are_refused(tmp_path, capsys):
+    output = ["--output-dir", str(tmp_path)]
+    assert main(["train", "--recipe", "debug", "--resume", *output]) == 1
+    assert "no complete checkpoint" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text("{}")
+    assert main(["train", "--recipe", "debug", *output]) == 1
+    assert "already holds a trained model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pair", ["nothing", "=3"])
+def test_a_setting_without_a_value_is_refused(pair, tmp_path, capsys):
+    assert main(["train", "--recipe", "debug", "--output-dir", str(tmp_path / "new"), "--set", pair]) == 1
+    assert "is not NAME=VALUE" in capsys.readouterr().err
