@@ -43,6 +43,7 @@ from hf_ecgtext.data.records import EcgRecord
 from hf_ecgtext.data.synthetic import SyntheticEcgGenerator
 from hf_ecgtext.encoders.text import tiny_bert_tokenizer
 from hf_ecgtext.methods.merl import MerlConfig, MerlModel, MerlProcessor
+from hf_ecgtext.methods.merl.modeling_merl import ResNetHead
 from hf_ecgtext.processing import EcgFeatureExtractor
 from hf_ecgtext.training import TextCache
 
@@ -88,6 +89,7 @@ def published_loss(model: MerlModel, ecg_values: Tensor, tokens: Mapping[str, Te
         The loss, both directions summed, and the top-1 and top-5 accuracies of its four directions.
     """
     head = model.ecg_head
+    assert isinstance(head, ResNetHead)
     features = head.down_projection(model.ecg_encoder(ecg_values).last_hidden_state.transpose(1, 2))
     pool, ecg_tokens = head.attention_pool, features.transpose(1, 2)  # (batch, 313, 256)
     cls_position, positions = pool.position_embedding[:, :1], pool.position_embedding[:, 1:]

@@ -40,3 +40,15 @@ def synthetic_dataset():
 
     records = SyntheticEcgGenerator(seed=0, sampling_rate_hz=100.0).records(96)
     return EcgDataset(Dataset(rows_to_table([record_to_row(record) for record in records], SYNTHETIC_FEATURES)))
+
+
+@pytest.fixture(scope="session")
+def merl_folder(tmp_path_factory) -> Path:
+    """A saved, untrained MERL of the debug recipe with its processor."""
+    from hf_ecgtext.methods import get_recipe
+
+    folder = tmp_path_factory.mktemp("merl")
+    model, processor = get_recipe("merl", "debug").build(seed=0)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder

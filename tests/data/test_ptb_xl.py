@@ -13,7 +13,8 @@ from datasets import load_dataset
 from torch.utils.data import DataLoader
 
 from hf_ecgtext.data.records import EcgRecord
-from hf_ecgtext.data.sources.ptb_xl import PTB_XL_FEATURES, PtbXl, PtbXlBuilder, load_ptb_xl
+from hf_ecgtext.data.sources.ptb_xl import PtbXlBuilder, load_ptb_xl
+from hf_ecgtext.data.sources.ptb_xl_download import PTB_XL_FEATURES, PtbXl
 from hf_ecgtext.data.storage import EcgDataset, iter_records
 from hf_ecgtext.errors import RecordError
 

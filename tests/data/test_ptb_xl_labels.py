@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hf_ecgtext.data.sources.ptb_xl import read_database, read_statements
+from hf_ecgtext.data.sources.ptb_xl_download import read_database, read_statements
 from hf_ecgtext.data.sources.ptb_xl_labels import (
     PTB_XL_CLASSES,
     SPLIT_FOLDS,

@@ -20,6 +20,33 @@ def test_a_signal_line_is_parsed_field_by_field() -> None:
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        LEAD,
+        "x.mat 212x2:3+24 -1e-3(-7)/uV 12 1024 +115 -13047 0 MLII ext.",
+        "x.dat 16 0 16 5 -1 2 0 V1",
+        "x.dat 16 200/mmHg 16 0 1 2 0 I",
+        "x.dat 16 1e300 16 0 1 2 0 I",
+        "x.dat 16 200(3000000000) 16 0 1 2 0 I",
+        "x.dat 16 200 16.5 0 1 2 0 I",
+        "x.dat 16 200 16 0 1_0 2 0 I",
+        "x.dat 16 200 16 0 1 0x2 0 I",
+        "x.dat 16 200 16 0 1 2 z I",
+        "x.dat 16 200 16 0 1 2 0",
+        "x.dat +24 200 16 0 1 2 0 I",
+    ],
+)
+def test_the_way_of_one_space_between_fields_reads_and_refuses_as_the_general_one(line: str) -> None:
+    def outcome(signal_line: str):
+        try:
+            return parse("x 1 500 50", signal_line).leads
+        except RecordError as error:
+            return " ".join(str(error).split())
+
+    assert outcome(line) == outcome(line.replace(" ", "  ", 1))
+
+
+@pytest.mark.parametrize(
     ("line", "rate", "num_samples"),
     [
         ("x 1", 250, None),

@@ -48,11 +48,12 @@ def read_record(path: str | PathLike[str], *, verify_checksum: bool = True) -> E
         RecordError: If the record cannot be read, or would be read wrongly.
     """
     record, header_path = _locate(path)
-    if not os.path.isfile(header_path) and not os.fspath(path).endswith((".hea", ".dat")):
+    if not os.path.isfile(header_path):
         matlab_path = record + ".mat"
-        if is_matlab_5_file(matlab_path):
+        if not os.fspath(path).endswith((".hea", ".dat")) and is_matlab_5_file(matlab_path):
             return read_cpsc2018_mat(matlab_path)
-    header = _read_header(record, header_path)
+        raise _no_header(record)
+    header = read_wfdb_header(header_path)
     if is_format_16(header):
         signal = read_format_16(header, record, verify_checksum=verify_checksum).to_millivolts()
     else:
@@ -90,7 +91,9 @@ def read_digital(path: str | PathLike[str], *, verify_checksum: bool = True) -> 
         RecordError: If the record cannot be read, or is not stored in format 16.
     """
     record, header_path = _locate(path)
-    header = _read_header(record, header_path)
+    if not os.path.isfile(header_path):
+        raise _no_header(record)
+    header = read_wfdb_header(header_path)
     if not is_format_16(header):
         formats = ", ".join(sorted({str(lead.format) for lead in header.leads}))
         raise RecordError(
@@ -107,16 +110,14 @@ def _locate(path: str | PathLike[str]) -> tuple[str, str]:
     return record, record + ".hea"
 
 
-def _read_header(record: str, header_path: str) -> WfdbHeader:
-    if not os.path.isfile(header_path):
-        if os.path.isdir(record):
-            raise RecordError(record, "it is a folder.", "Name one record in it, without extension.")
-        raise RecordError(
-            record,
-            "it has no header (.hea), and is no .mat file of CPSC2018.",
-            "Check the path; a WFDB record needs its .hea file beside the signal file.",
-        )
-    return read_wfdb_header(header_path)
+def _no_header(record: str) -> RecordError:
+    if os.path.isdir(record):
+        return RecordError(record, "it is a folder.", "Name one record in it, without extension.")
+    return RecordError(
+        record,
+        "it has no header (.hea), and is no .mat file of CPSC2018.",
+        "Check the path; a WFDB record needs its .hea file beside the signal file.",
+    )
 
 
 def _interpret_comments(comments: Sequence[str]) -> tuple[tuple[str, ...], str | None, dict[str, Any]]:

@@ -58,6 +58,14 @@ _SIGNAL_LINE = re.compile(
 )
 
 
+# The same with single spaces, as nearly every header is written: the four fields that a record's leads mostly share, and
+# the three numbers that differ.
+_TIDY_SIGNAL_LINE = re.compile(
+    rf"(\S+) (\S+ \S+ \S+ \S+) ({_INTEGER}) ({_INTEGER}) {_INTEGER} (\S.*)",
+    re.ASCII,
+)
+
+
 class WfdbLead(NamedTuple):
     """One signal line of a header.
 
@@ -70,7 +78,7 @@ class WfdbLead(NamedTuple):
         gain_per_mv (`float`): ADC units per millivolt, not zero; may be negative.
         baseline (`int`): ADC value of 0 mV.
         initial_value (`int`): First sample, in ADC units.
-        checksum (`int`, *optional*): Sum of all samples, of which the low 16 bits count.
+        checksum (`int`): Sum of all samples, of which the low 16 bits count.
         name (`str`): The lead, as the header spells it.
     """
 
@@ -82,7 +90,7 @@ class WfdbLead(NamedTuple):
     gain_per_mv: float
     baseline: int
     initial_value: int
-    checksum: int | None
+    checksum: int
     name: str
 
 
@@ -133,7 +141,7 @@ def read_wfdb_header(header_path: str) -> WfdbHeader:
     if len(content) > _MAX_HEADER_BYTES:
         raise RecordError(record, "its header is longer than 64 kB.", "Check that the .hea file is a WFDB header.")
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError:
         text = content.decode("latin-1")
     return parse_wfdb_header(text, record)
@@ -230,6 +238,27 @@ def _parse_record_line(
 
 
 def _parse_signal_line(line: str, record: str) -> WfdbLead:
+    if match := _TIDY_SIGNAL_LINE.fullmatch(line):
+        file_name, shared_fields, initial, checksum, name = match.groups()
+        if shared := _parse_shared_fields(shared_fields):
+            return WfdbLead(file_name, *shared, int(initial), int(checksum), name)
+    return _parse_any_signal_line(line, record)
+
+
+@lru_cache(maxsize=256)
+def _parse_shared_fields(fields: str) -> tuple[int, int, int, int, float, int] | None:
+    """The parts of `WfdbLead` that `format gain resolution zero` give, or `None` where they cannot be right."""
+    match = _SIGNAL_LINE.fullmatch(f"file {fields} 0 0 0 lead")
+    if match is None:
+        return None
+    _, signal_format, frame, skew, offset, gain, baseline, unit, zero, *_ = match.groups()
+    try:
+        return *_parse_storage(signal_format, frame, skew, offset), *_parse_scale(gain, baseline, unit, zero)
+    except ValueError:  # the caller parses the whole line again, for a message that names the lead
+        return None
+
+
+def _parse_any_signal_line(line: str, record: str) -> WfdbLead:
     match = _SIGNAL_LINE.fullmatch(line)
     if match is None:
         raise RecordError(
@@ -255,21 +284,18 @@ def _parse_signal_line(line: str, record: str) -> WfdbLead:
         *_parse_storage(signal_format, frame, skew, offset),
         gain_per_mv,
         baseline_adc,
-        int(initial) if initial else 0,
-        int(checksum) if checksum else None,
+        int(initial),
+        int(checksum),
         name,
     )
 
 
-# The leads of a dataset share a few spellings of storage and scale: each is parsed once.
-@lru_cache(maxsize=256)
 def _parse_storage(
     signal_format: str, frame: str | None, skew: str | None, offset: str | None
 ) -> tuple[int, int, int, int]:
     return int(signal_format), int(frame or 1), int(skew or 0), int(offset or 0)
 
 
-@lru_cache(maxsize=256)
 def _parse_scale(gain: str | None, baseline: str | None, unit: str | None, zero: str | None) -> tuple[float, int]:
     """Gain in ADC units per mV, and the ADC value of 0 mV.
 

@@ -239,7 +239,7 @@ def _verify_checksums(header: WfdbHeader, sums: NDArray[np.integer], record: str
     if header.num_samples is None:
         return  # the header format defines checksums only for records whose length it gives
     for lead, total in zip(header.leads, sums.tolist(), strict=True):
-        if lead.checksum is not None and (total - lead.checksum) % 65536:
+        if (total - lead.checksum) % 65536:
             raise RecordError(
                 record,
                 f"the samples of lead {lead.name} do not match the header's checksum (sum {total % 65536}, header "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sized
 from typing import Any
 
 import torch
@@ -49,6 +50,15 @@ class EcgTextTrainer(Trainer):
         eval_dataset: Dataset | None = None,
         **kwargs: Any,
     ):
+        for title, dataset, batch_size in (
+            ("training", train_dataset, args.per_device_train_batch_size * args.world_size),
+            ("validation", eval_dataset, (args.per_device_eval_batch_size or 1) * args.world_size),
+        ):
+            if isinstance(dataset, Sized) and args.dataloader_drop_last and len(dataset) < batch_size:
+                raise ValueError(
+                    f"The {title} split has {len(dataset)} records, fewer than one batch of {batch_size}, and "
+                    "incomplete batches are dropped. Use more records or a smaller batch."
+                )
         if args.world_size > 1 and args.sync_batch_norm:
             model = synchronise_batch_norm(model)
         super().__init__(
@@ -99,7 +109,7 @@ class EcgTextTrainer(Trainer):
         report_ids = inputs.pop("report_ids", None)
         if report_ids is not None:
             assert self.text_cache is not None  # only a filled cache makes the collator attach ids
-            inputs["text_tower_embeds"] = self.text_cache.lookup(report_ids).to(self.model.dtype)
+            inputs["text_tower_embeds"] = self.text_cache.lookup(report_ids)
         outputs = model(**inputs)
         sums = self._term_sums[model.training]
         for name, value in (outputs["loss_terms"] or {}).items():

@@ -1,0 +1,255 @@
+"""PTB-XL's original download (Wagner et al. 2020): its tables and signal files as records with labels and reports."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from datasets import List, Value
+
+from hf_ecgtext.data.reading import read_digital
+from hf_ecgtext.data.records import DigitalEcg, EcgRecord
+from hf_ecgtext.data.sources.ptb_xl_labels import PTB_XL_CLASSES, class_of_code, labels_of_codes
+from hf_ecgtext.data.sources.ptb_xl_reports import read_12sl_reports
+from hf_ecgtext.data.storage import ecg_features, record_to_row, rows_to_table
+from hf_ecgtext.errors import RecordError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+PTB_XL_FEATURES = ecg_features(
+    {
+        **{f"labels_{task}": List(Value("string")) for task in PTB_XL_CLASSES},
+        "scp_likelihoods": List(Value("float64")),
+        "strat_fold": Value("int32"),
+        "age": Value("int32"),
+        "is_over_89": Value("bool"),
+        "sex": Value("string"),
+    }
+)
+"""`labels` holds the SCP codes and `scp_likelihoods` their likelihoods in per cent, 0 meaning unknown."""
+
+_FILENAME_COLUMN = {100: "filename_lr", 500: "filename_hr"}
+_REPORTS = ("12sl", "original")
+_ROWS_PER_TABLE = 64
+_CENSORED_AGE = 300
+"""PTB-XL writes 300 for everyone older than 89, to protect their privacy."""
+
+
+def read_database(data_dir: str | Path) -> pd.DataFrame:
+    """`ptbxl_database.csv`, indexed by `ecg_id`, with `scp_codes` as dicts of code -> likelihood in per cent.
+
+    Raises:
+        FileNotFoundError: If it is not in `data_dir`.
+    """
+    import pandas as pd
+
+    table = pd.read_csv(metadata_file(data_dir, "ptbxl_database.csv"), index_col="ecg_id")
+    table["scp_codes"] = table["scp_codes"].map(ast.literal_eval)
+    return table
+
+
+def read_statements(data_dir: str | Path) -> pd.DataFrame:
+    """`scp_statements.csv`, indexed by SCP code.
+
+    Raises:
+        FileNotFoundError: If it is not in `data_dir`.
+    """
+    import pandas as pd
+
+    return pd.read_csv(metadata_file(data_dir, "scp_statements.csv"), index_col=0)
+
+
+def metadata_file(data_dir: str | Path, name: str) -> Path:
+    """The path of one of the download's tables, which must exist."""
+    path = Path(data_dir) / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No {path}. Download PTB-XL from https://physionet.org/content/ptb-xl/ and pass the folder that holds "
+            "ptbxl_database.csv."
+        )
+    return path
+
+
+class PtbXl:
+    """The original download of PTB-XL as a source of records.
+
+    Iterating yields an `EcgRecord` for every record, in the order of `ecg_id`: lead names and signal from its files,
+    patient, report, SCP codes (`labels`) and the columns of `PTB_XL_FEATURES` (`attributes`) from the tables.
+
+    Args:
+        data_dir (`str` or `Path`): The folder with `ptbxl_database.csv`.
+        sampling_rate_hz (`int`): 500 (the recordings) or 100 (the authors' downsampled copy).
+        report (`str`): `"12sl"` for the English machine report of PTB-XL+, `"original"` for PTB-XL's own, mostly
+            German one.
+        missing (`str`): What to do about records without signal files, as in a partial download. `"raise"` refuses
+            to go on; `"skip"` leaves them out and logs how many.
+        ptbxl_plus_dir (`str` or `Path`, *optional*): The folder of PTB-XL+; by default `ptb-xl-plus` beside
+            `data_dir`. Only read for `report="12sl"`.
+
+    Raises:
+        ValueError: If an argument has none of the values above.
+        FileNotFoundError: If a table is missing.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | Path,
+        *,
+        sampling_rate_hz: int = 500,
+        report: str = "12sl",
+        missing: str = "raise",
+        ptbxl_plus_dir: str | Path | None = None,
+    ):
+        check_settings(sampling_rate_hz, report, missing)
+        self.data_dir = Path(data_dir)
+        self.sampling_rate_hz = sampling_rate_hz
+        self.report = report
+        self.missing = missing
+        self.ptbxl_plus_dir = find_ptbxl_plus_dir(data_dir, ptbxl_plus_dir)
+        self.database = read_database(data_dir)
+        self.statements = read_statements(data_dir)
+        self._classes = {task: class_of_code(self.statements, task) for task in PTB_XL_CLASSES}
+        columns = ["patient_id", "age", "sex", "report", "scp_codes", "strat_fold", _FILENAME_COLUMN[sampling_rate_hz]]
+        # Plain dicts: a row of a data frame takes longer to look up than its recording takes to read.
+        self._entries: dict[int, dict[str, Any]] = self.database[columns].to_dict("index")  # type: ignore[assignment]
+        self._reports = (
+            read_12sl_reports(self.ptbxl_plus_dir)
+            if report == "12sl"
+            else {ecg_id: str(entry["report"]) for ecg_id, entry in self._entries.items()}
+        )
+
+    @cached_property
+    def _available_ids(self) -> list[int]:
+        # Looked up once: 22 folder listings instead of 43,598 questions to the file system.
+        names = self.database[_FILENAME_COLUMN[self.sampling_rate_hz]]
+        present = waveforms_on_disk(self.data_dir, self.sampling_rate_hz)
+        is_present = names.isin(present)
+        num_missing = int((~is_present).sum())
+        if num_missing and self.missing == "raise":
+            first = names.index[~is_present][0]
+            raise RecordError(
+                f"PTB-XL {first}",
+                f"{self.data_dir / names[first]}.hea or .dat is missing, as are the files of {num_missing - 1:,} more "
+                f"of the {len(names):,} records at {self.sampling_rate_hz} Hz.",
+                "Download them, or pass missing='skip' to use only those present.",
+            )
+        if num_missing:
+            logger.warning(
+                "PTB-XL in %s: %s of %s records have no files at %d Hz and are skipped; %s remain.",
+                self.data_dir,
+                f"{num_missing:,}",
+                f"{len(names):,}",
+                self.sampling_rate_hz,
+                f"{len(names) - num_missing:,}",
+            )
+        return [int(ecg_id) for ecg_id in names.index[is_present]]
+
+    def record_ids(self, folds: Iterable[int] | None = None) -> list[int]:
+        """The `ecg_id`s of all usable records, or of those in some folds (see `SPLIT_FOLDS`).
+
+        Raises:
+            RecordError: If signal files are missing and `missing="raise"`.
+        """
+        wanted = None if folds is None else set(folds)
+        return [
+            ecg_id for ecg_id in self._available_ids if wanted is None or self._entries[ecg_id]["strat_fold"] in wanted
+        ]
+
+    def read(self, ecg_id: int) -> tuple[EcgRecord, DigitalEcg]:
+        """One record, and the integers it was made from.
+
+        Raises:
+            RecordError: If there is no such record, or its files cannot be used.
+        """
+        if ecg_id not in self._entries:
+            raise RecordError(f"PTB-XL {ecg_id}", "It is not in ptbxl_database.csv.", "Choose one of `record_ids()`.")
+        entry = self._entries[ecg_id]
+        path = self.data_dir / entry[_FILENAME_COLUMN[self.sampling_rate_hz]]
+        header, digital = read_digital(path)
+        if header.sampling_rate_hz != self.sampling_rate_hz:
+            raise RecordError(
+                str(path),
+                f"Sampled at {header.sampling_rate_hz:g} Hz instead of {self.sampling_rate_hz} Hz.",
+                "Download the record again.",
+            )
+        report = self._reports.get(ecg_id)
+        if report is None:
+            raise RecordError(
+                f"PTB-XL {ecg_id}", f"It has no '{self.report}' report.", "Use PTB-XL and PTB-XL+ of matching versions."
+            )
+        codes: dict[str, float] = entry["scp_codes"]
+        age = int(entry["age"])
+        record = EcgRecord(
+            signal=digital.to_millivolts(),
+            sampling_rate_hz=float(header.sampling_rate_hz),
+            lead_names=tuple(header.lead_names),
+            record_id=f"{ecg_id:05d}",
+            patient_id=str(int(entry["patient_id"])),
+            report=report.strip() or None,
+            labels=tuple(codes),
+            attributes={
+                **{f"labels_{task}": list(labels_of_codes(codes, self._classes[task])) for task in PTB_XL_CLASSES},
+                "scp_likelihoods": [float(likelihood) for likelihood in codes.values()],
+                "strat_fold": int(entry["strat_fold"]),
+                "age": None if age == _CENSORED_AGE else age,
+                "is_over_89": age == _CENSORED_AGE,
+                "sex": ("male", "female")[int(entry["sex"])],  # 0: male (52 % of records), 1: female
+            },
+        )
+        return record, digital
+
+    def records(self, folds: Iterable[int] | None = None) -> Iterator[EcgRecord]:
+        """All usable records, or those of some folds, one at a time."""
+        ids = self.record_ids(folds)  # outside the generator: missing files are reported now, not at the first record
+        return (self.read(ecg_id)[0] for ecg_id in ids)
+
+    def tables(self, ecg_ids: Sequence[int]) -> Iterator[pa.Table]:
+        """The records as Arrow tables of `PTB_XL_FEATURES`, 64 rows at a time."""
+        for start in range(0, len(ecg_ids), _ROWS_PER_TABLE):
+            rows = [record_to_row(*self.read(ecg_id)) for ecg_id in ecg_ids[start : start + _ROWS_PER_TABLE]]
+            yield rows_to_table(rows, PTB_XL_FEATURES)
+
+    def __iter__(self) -> Iterator[EcgRecord]:
+        return self.records()
+
+    def __len__(self) -> int:
+        return len(self._available_ids)
+
+
+def check_settings(sampling_rate_hz: int, report: str, missing: str) -> None:
+    """Raise a `ValueError` at a setting that [`PtbXl`] does not know."""
+    if sampling_rate_hz not in _FILENAME_COLUMN:
+        raise ValueError(
+            f"PTB-XL comes at {sorted(_FILENAME_COLUMN)} Hz, not at {sampling_rate_hz} Hz; resample later."
+        )
+    if report not in _REPORTS:
+        raise ValueError(f"Unknown report '{report}'; choose one of {list(_REPORTS)}.")
+    if missing not in ("raise", "skip"):
+        raise ValueError(f"missing must be 'raise' or 'skip', not '{missing}'.")
+
+
+def find_ptbxl_plus_dir(data_dir: str | Path, ptbxl_plus_dir: str | Path | None) -> Path:
+    """The folder of PTB-XL+: the one given, or `ptb-xl-plus` beside PTB-XL."""
+    return Path(data_dir).absolute().parent / "ptb-xl-plus" if ptbxl_plus_dir is None else Path(ptbxl_plus_dir)
+
+
+def waveforms_on_disk(data_dir: Path, sampling_rate_hz: int) -> set[str]:
+    """Names such as `records500/00000/00001_hr` of which both `.hea` and `.dat` are there."""
+    root = f"records{sampling_rate_hz}"
+    if not (data_dir / root).is_dir():
+        return set()
+    present = set()
+    for group in sorted(os.listdir(data_dir / root)):
+        files = set(os.listdir(data_dir / root / group)) if (data_dir / root / group).is_dir() else set()
+        stems = {name.removesuffix(".hea") for name in files if name.endswith(".hea")}
+        present |= {f"{root}/{group}/{stem}" for stem in stems if f"{stem}.dat" in files}
+    return present
