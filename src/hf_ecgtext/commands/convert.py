@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from pathlib import Path
 
-from transformers import PROCESSOR_MAPPING, AutoTokenizer
+from transformers import PROCESSOR_MAPPING, AutoConfig, AutoTokenizer
 
 from hf_ecgtext import methods
 from hf_ecgtext.processing import EcgFeatureExtractor
@@ -29,17 +29,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("checkpoint", type=Path, help="the published file")
     parser.add_argument("--method", required=True, choices=convertible_methods())
-    parser.add_argument("--tokenizer", required=True, help="tokenizer of the text encoder inside: name or folder")
+    parser.add_argument(
+        "--text-model", required=True, help="name or folder of the text encoder inside, for its config and tokenizer"
+    )
     parser.add_argument("--output-dir", type=Path, required=True)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Convert and save model and processor."""
     converter = importlib.import_module(f"{methods.__name__}.{arguments.method}.convert_{arguments.method}_checkpoint")
-    model = converter.convert(converter.load_published(arguments.checkpoint))
+    text_config = AutoConfig.from_pretrained(arguments.text_model)
+    model = converter.convert(converter.load_published(arguments.checkpoint), text_config=text_config)
     processor = PROCESSOR_MAPPING[type(model.config)](
         feature_extractor=EcgFeatureExtractor(**converter.feature_extractor_settings()),
-        tokenizer=AutoTokenizer.from_pretrained(arguments.tokenizer),
+        tokenizer=AutoTokenizer.from_pretrained(arguments.text_model),
         **converter.text_settings(),
     )
     model.save_pretrained(arguments.output_dir)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from transformers import AutoModel, AutoProcessor
-
-from hf_ecgtext.commands.options import add_data_options, parse_settings
+from hf_ecgtext.commands.checkpoints import load_checkpoint
+from hf_ecgtext.commands.options import add_data_options, explain_settings, parse_settings
 from hf_ecgtext.data.tasks import open_data
 from hf_ecgtext.evaluation.results import append_result
 from hf_ecgtext.evaluation.zero_shot import evaluate_zero_shot
@@ -29,9 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Evaluate and print."""
-    model = AutoModel.from_pretrained(arguments.model)
-    processor = AutoProcessor.from_pretrained(arguments.model)
-    data = open_data(arguments.data, arguments.data_dir, **parse_settings(arguments.data_set))
+    model, processor = load_checkpoint(arguments.model)
+    data_options = parse_settings(arguments.data_set)
+    with explain_settings("--data-set", data_options):
+        data = open_data(arguments.data, arguments.data_dir, **data_options)
     results = evaluate_zero_shot(
         model,
         processor,

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
 
 from hf_ecgtext.data.tasks import data_names
 
@@ -38,3 +43,28 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             settings[name] = value
     return settings
+
+
+@contextmanager
+def explain_settings(option: str, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Name the option where settings from the command line are unknown, of a wrong type or impossible.
+
+    Args:
+        option (`str`): Such as `"--set"`.
+        settings (`Mapping[str, Any]`): What stood behind it, by name as [`parse_settings`] returns it.
+
+    Raises:
+        ValueError: In place of a `TypeError`, or of what a strict config raises, while there are settings to blame.
+    """
+    try:
+        yield
+    except (TypeError, StrictDataclassError) as error:
+        if not settings:  # nobody set anything: a mistake of ours, which must keep its traceback
+            raise
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown:
+            written = [name for name in settings if name.split(".")[-1] == unknown[1]]
+            raise ValueError(f"{option}: there is no setting '{(written or [unknown[1]])[0]}'.") from error
+        given = " ".join(f"{name}={value}" for name, value in settings.items())
+        # A strict config wraps the error of its own check, which says more.
+        raise ValueError(f"{option} {given} cannot be used: {error.__cause__ or error}") from error

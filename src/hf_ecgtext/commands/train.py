@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import difflib
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
 
-from hf_ecgtext.commands.options import add_data_options, parse_settings
+from hf_ecgtext.commands.options import add_data_options, explain_settings, parse_settings
 from hf_ecgtext.data.tasks import EcgData, open_data
 from hf_ecgtext.evaluation.results import append_result
 from hf_ecgtext.evaluation.zero_shot import evaluate_zero_shot
@@ -48,13 +51,21 @@ def run(arguments: argparse.Namespace) -> None:
         "outputs", f"{arguments.method}-{arguments.recipe}-{arguments.data}".replace("_", "-")
     )
     checkpoint = _find_checkpoint(output_dir, arguments.resume)
-    recipe = get_recipe(arguments.method, arguments.recipe).override(parse_settings(arguments.overrides))
-    data_options = {**recipe.data_options(arguments.data), **parse_settings(arguments.data_set)}
-    training_arguments = EcgTextTrainingArguments(output_dir=str(output_dir), seed=arguments.seed, **recipe.training)
+    overrides, data_settings = parse_settings(arguments.overrides), parse_settings(arguments.data_set)
+    _check_training_settings(overrides)
+    with explain_settings("--set", overrides):
+        recipe = get_recipe(arguments.method, arguments.recipe).override(overrides)
+        training_arguments = EcgTextTrainingArguments(
+            output_dir=str(output_dir), seed=arguments.seed, **recipe.training
+        )
+        model, processor = recipe.build(seed=arguments.seed)  # before the data, which take longer
     set_seed(arguments.seed)
-    with training_arguments.main_process_first(desc="reading the data"):
+    with (
+        training_arguments.main_process_first(desc="reading the data"),
+        explain_settings("--data-set", data_settings),
+    ):
+        data_options = {**recipe.data_options(arguments.data), **data_settings}
         data = open_data(arguments.data, arguments.data_dir, **data_options)
-    model, processor = recipe.build(seed=arguments.seed)
     trainer = EcgTextTrainer(
         model=model,
         args=training_arguments,
@@ -84,6 +95,30 @@ def run(arguments: argparse.Namespace) -> None:
             append_result(output_dir / "results.jsonl", result)
         print(f"\nZero-shot on the {data.name} test split ({len(data.test)} records), never seen in training:\n")
         print(zero_shot_table(results, style="terminal"))
+
+
+def _check_training_settings(overrides: Mapping[str, Any]) -> None:
+    """Refuse what transformers would refuse late or with a traceback: an unknown field, or text for a number."""
+    fields = {field.name: field for field in dataclasses.fields(EcgTextTrainingArguments) if field.init}
+    for name, value in overrides.items():
+        group, _, setting = name.partition(".")
+        if group != "training":
+            continue
+        if setting in ("output_dir", "seed"):
+            raise ValueError(f"--set {name}: write --{setting.replace('_', '-')} instead.")
+        if setting not in fields:
+            close = difflib.get_close_matches(setting, fields, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else "see EcgTextTrainingArguments."
+            raise ValueError(f"--set {name}: there is no such training setting; {hint}")
+        default = fields[setting].default
+        if isinstance(default, bool):
+            fits, kind = isinstance(value, bool), "true or false"
+        elif isinstance(default, int | float):
+            fits, kind = isinstance(value, int | float) and not isinstance(value, bool), "a number"
+        else:
+            continue
+        if not fits:
+            raise ValueError(f"--set {name} must be {kind}, not '{value}'.")
 
 
 def _find_checkpoint(output_dir: Path, resume: bool) -> str | None:

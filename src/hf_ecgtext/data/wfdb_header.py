@@ -58,8 +58,8 @@ _SIGNAL_LINE = re.compile(
 )
 
 
-# The same with single spaces, as nearly every header is written: the four fields that a record's leads mostly share, and
-# the three numbers that differ.
+# The same with single spaces, as nearly every header is written: four fields that a record's leads mostly share, and
+# then the numbers that differ.
 _TIDY_SIGNAL_LINE = re.compile(
     rf"(\S+) (\S+ \S+ \S+ \S+) ({_INTEGER}) ({_INTEGER}) {_INTEGER} (\S.*)",
     re.ASCII,

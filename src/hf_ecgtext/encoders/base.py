@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -70,12 +73,28 @@ class EcgPreTrainedModel(PreTrainedModel):
                 that a pickle, which can run code, is never opened.
 
         Raises:
-            CheckpointError: If weights are missing, left over or of another shape.
-            OSError: If the folder holds no model, or only pickled weights.
+            CheckpointError: If weights are missing, left over, of another shape or damaged, or there are only pickled
+                ones.
+            OSError: If the folder holds no model.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs.setdefault("use_safetensors", True)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"The weights in '{pretrained_model_name_or_path}' are damaged ({error}). Save or download them again."
+            ) from error
+        except OSError as error:
+            pickles = _pickled_weights(pretrained_model_name_or_path)
+            if not pickles:
+                raise
+            raise CheckpointError(
+                f"'{pretrained_model_name_or_path}' holds its weights only as a pickle ({', '.join(pickles)}), which "
+                "can run code and is not opened. Ask its author for model.safetensors."
+            ) from error
         problems = [
             f"{title} {sorted(map(str, info[key]))[:5]}{' ...' if len(info[key]) > 5 else ''}"
             for key, title in (
@@ -91,6 +110,13 @@ class EcgPreTrainedModel(PreTrainedModel):
                 "Load it with the class that saved it, or pass allow_missing_weights=True to accept random values."
             )
         return (model, info) if wants_info else model
+
+
+def _pickled_weights(folder: Any) -> list[str]:
+    """Names of the files in a local folder that PyTorch would open as a pickle."""
+    if not isinstance(folder, str | os.PathLike):
+        return []
+    return sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in Path(folder).glob(pattern))
 
 
 class EcgEncoder(EcgPreTrainedModel):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import Pipeline
 
+from hf_ecgtext.errors import CheckpointError
 from hf_ecgtext.pipelines.inputs import EcgInput, prepare_ecg
 
 
@@ -16,6 +17,16 @@ class EcgPipeline(Pipeline):
     _load_image_processor = False
     _load_feature_extractor = False
     _load_tokenizer = False
+    _model_methods: ClassVar[tuple[str, ...]] = ("get_ecg_features",)  # what the pipeline asks of its model
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        for method in self._model_methods:
+            if not hasattr(self.model, method):
+                raise CheckpointError(
+                    f"'{self.model.name_or_path}' holds a {type(self.model).__name__}, which has no {method}: it cannot "
+                    f"serve {type(self).__name__}. Name a model of hf_ecgtext.methods, trained on ECGs and texts."
+                )
 
     def _sanitize_parameters(
         self, sampling_rate_hz: float | None = None, lead_names: Any = None, unit: str | None = None, **unknown: Any
@@ -24,6 +35,12 @@ class EcgPipeline(Pipeline):
             raise TypeError(f"{type(self).__name__} takes no argument {', '.join(sorted(unknown))}.")
         options = {"sampling_rate_hz": sampling_rate_hz, "lead_names": lead_names, "unit": unit}
         return {name: value for name, value in options.items() if value is not None}, {}, {}
+
+    def __call__(self, ecg: EcgInput, **options: Any) -> Any:
+        """Answers for one ECG or a list of them."""
+        if isinstance(ecg, list | tuple) and not ecg:
+            raise ValueError("ecg is an empty list: pass at least one recording.")
+        return super().__call__(ecg, **options)
 
     def preprocess(self, ecg: EcgInput, **options: Any) -> dict[str, Any]:
         """One ECG to model input."""

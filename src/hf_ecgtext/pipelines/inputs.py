@@ -12,6 +12,8 @@ from hf_ecgtext.data.records import EcgRecord
 EcgInput = str | os.PathLike[str] | EcgRecord | Mapping[str, Any] | Any
 """A path of a WFDB record, a record, an array with `sampling_rate_hz`, or a mapping with both."""
 
+_MAPPING_KEYS = {"ecg", "sampling_rate_hz", "lead_names", "unit"}
+
 
 def prepare_ecg(
     processor: Any,
@@ -30,13 +32,20 @@ def prepare_ecg(
         lead_names (`Sequence[str]`, *optional*): Of an array; the twelve standard leads by default.
         unit (`str`): Of an array.
 
+    Raises:
+        RecordError: If the recording cannot be used.
+        ValueError: If an argument is missing or impossible, or a mapping has other keys.
+
     Returns:
         `dict` with `ecg_values` `(1, num_leads, num_samples)` and `lead_mask` `(1, num_leads)`.
     """
     if isinstance(ecg, Mapping):
         options = dict(ecg)
-        if "ecg" not in options:
-            raise ValueError(f"A mapping needs the signal under 'ecg'; this one has {sorted(options)}.")
+        if "ecg" not in options or not options.keys() <= _MAPPING_KEYS:
+            raise ValueError(
+                f"A mapping holds the signal under 'ecg' and may hold {', '.join(sorted(_MAPPING_KEYS - {'ecg'}))}; "
+                f"this one has {', '.join(map(repr, options))}."
+            )
         return prepare_ecg(processor, options.pop("ecg"), **options)
     if isinstance(ecg, str | os.PathLike):
         ecg = read_record(ecg)

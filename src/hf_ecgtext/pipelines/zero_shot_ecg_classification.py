@@ -29,6 +29,8 @@ class ZeroShotEcgClassificationPipeline(EcgPipeline):
         `list[dict]` with `label` and `score`, best first; a list of such lists for a list of ECGs.
     """
 
+    _model_methods = ("get_ecg_features", "get_text_features")
+
     def __call__(self, ecg: EcgInput, candidate_labels: Sequence[str], template: str = "{}", **options: Any) -> Any:
         """Score `candidate_labels` for one or several ECGs."""
         if isinstance(candidate_labels, str):

@@ -71,7 +71,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             MERL), `"zscore_lead"` or `"zscore_record"` (mean and standard deviation of the recorded samples).
         eps (`float`): Added to the divisor of the scaling, mV.
         constant_policy (`str`): What becomes of a constant record, or of a constant lead under `"zscore_lead"`:
-            `"zero"` puts 0 and logs a warning, `"raise"` refuses the record.
+            `"zero"` puts 0 (scaling `"none"` keeps the value) and logs a warning, `"raise"` refuses the record.
 
     Raises:
         TypeError: If a setting is unknown or of the wrong type, also in a file.
@@ -225,7 +225,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         if self.check_limb_leads != "off":
             self._check_augmented_leads(signals, has_signal, plan.source, ids, notices)
         windows, lead_mask = arrange_leads(signals, has_signal, plan, self.derive_limb_leads)
-        self._check_presence(lead_mask, ids)
+        self._check_presence(lead_mask, has_signal, ids)
 
         windows = resample(windows, rate, self.sampling_rate_hz)
         if self.bandpass_hz is not None:
@@ -262,9 +262,11 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
                     ids[record]
                 )
 
-    def _check_presence(self, lead_mask: NDArray[np.bool_], ids: list[str]) -> None:
+    def _check_presence(self, lead_mask: NDArray[np.bool_], has_signal: NDArray[np.bool_], ids: list[str]) -> None:
         if lead_mask.all():
             return
+        for record in np.flatnonzero(~has_signal.any(axis=-1)):
+            raise RecordError(ids[record], "all samples of all leads are NaN or infinite.", "Drop the record.")
         complete = lead_mask.all(axis=-1) if self.missing_leads == "raise" else lead_mask.any(axis=-1)
         for record in np.flatnonzero(~complete):
             missing = [lead for lead, present in zip(self.lead_names, lead_mask[record], strict=True) if not present]
@@ -308,10 +310,11 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             if self.constant_policy == "raise":
                 raise RecordError(
                     ids[record],
-                    f"{what} is constant and cannot be scaled by {self.scaling}.",
+                    f"{what} is constant: there is no signal in it to scale by {self.scaling}.",
                     'Drop the record, or set constant_policy="zero".',
                 )
-            notices[f"are constant in {what}, which {self.scaling} sets to 0."].append(ids[record])
+            outcome = "has no signal in it" if self.scaling == "none" else f"{self.scaling} sets to 0"
+            notices[f"are constant in {what}, which {outcome}."].append(ids[record])
 
 
 def _crop_positions(crop: str, generator: np.random.Generator | int | None, num_records: int) -> NDArray[np.float64]:

@@ -80,11 +80,6 @@ def _from_records(
 def _from_arrays(
     ecg: Any, sampling_rate_hz: float | None, lead_names: Sequence[str] | None, record_ids: Sequence[str] | None
 ) -> list[Recording]:
-    if sampling_rate_hz is None:
-        raise ValueError(
-            "sampling_rate_hz is required for arrays: pass the rate at which they were sampled, such as "
-            "sampling_rate_hz=500, or pass EcgRecords, which carry it."
-        )
     if isinstance(ecg, list | tuple):
         arrays = [_as_array(item) for item in ecg]
     else:
@@ -96,6 +91,11 @@ def _from_arrays(
         arrays = list(whole) if whole.ndim == 3 else [whole]
     if not arrays:
         raise ValueError("ecg is empty: pass at least one recording.")
+    if sampling_rate_hz is None:
+        raise ValueError(
+            "sampling_rate_hz is required for arrays: pass the rate at which they were sampled, such as "
+            "sampling_rate_hz=500, or pass EcgRecords, which carry it."
+        )
     if record_ids is not None and len(record_ids) != len(arrays):
         raise ValueError(f"record_ids has {len(record_ids)} entries for {len(arrays)} recordings.")
     if isinstance(lead_names, str):

@@ -22,14 +22,14 @@ def scale_windows(
         eps (`float`): Added to the divisor, mV.
 
     Returns:
-        `np.ndarray` of shape `(batch, num_leads)`: bool, `True` where a lead became 0 because there was nothing to
-        scale by: the record (or, for `"zscore_lead"`, the lead) is constant.
+        `np.ndarray` of shape `(batch, num_leads)`: bool, `True` where there was nothing to scale by: the record (or,
+        for `"zscore_lead"`, the lead) is constant. Such leads became 0, except under `"none"`.
 
     Source: MERL pads before its min-max over 12 x 5000, so that the padding has the value of 0 mV; its downstream code
     adds 1e-8 to the divisor.
     """
     if scaling == "none":
-        return np.zeros_like(lead_mask)
+        return _constant_records(windows[..., recorded], lead_mask)[:, None] & lead_mask
     values = windows if scaling == "minmax_record" else windows[..., recorded]
     lowest, highest = values.min(axis=-1), values.max(axis=-1)  # (batch, num_leads)
     if scaling == "zscore_lead":
@@ -50,6 +50,17 @@ def scale_windows(
     if unscaled.any():
         windows[unscaled] = 0
     return constant & lead_mask
+
+
+def _constant_records(values: NDArray[np.float32], lead_mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether all present leads of a record hold one and the same value; shape `(batch,)`."""
+    constant = np.ones(len(values), dtype=bool)
+    # A glance at a few samples clears nearly every record; only the others are read as a whole.
+    for step in (max(1, values.shape[-1] // 8), 1):
+        for record in np.flatnonzero(constant):
+            present = values[record, lead_mask[record], ::step]
+            constant[record] = present.min() == present.max()
+    return constant
 
 
 def _record_mean_and_std(

@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
-import zlib
-
 import numpy as np
 import pytest
 import torch
+from published import TINY_TEXT, fill, published_state_dict
 from torch.nn import functional as F
-from transformers import BertConfig, BertModel
 
 from hf_ecgtext.methods.merl.convert_merl_checkpoint import convert
 from hf_ecgtext.methods.merl.modeling_merl import MerlModel
 from hf_ecgtext.objectives import symmetric_info_nce
 
 RTOL, ATOL = 1e-4, 1e-5  # the tolerance that the parity files state
-TINY_TEXT = BertConfig(vocab_size=11, hidden_size=768, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
-
-
-def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The parity files' rule for making a tensor from its name."""
-    rng = np.random.RandomState(zlib.crc32(name.encode()))
-    if name.endswith("num_batches_tracked"):
-        return np.zeros(shape, np.int64)
-    values = rng.standard_normal(shape)
-    if name.endswith("running_var"):
-        values = 0.5 + np.abs(values)
-    elif not name.startswith("input:"):
-        if len(shape) <= 1:
-            values = float(name.endswith("weight")) + 0.1 * values
-        else:
-            values = values / math.sqrt(math.prod(shape[1:]))
-    return values.astype(np.float32)
-
-
-def published_state_dict(reference) -> dict[str, torch.Tensor]:
-    weights = {name: torch.from_numpy(fill(name, tuple(shape))) for name, shape in json.loads(str(reference["keys"]))}
-    text = BertModel(TINY_TEXT).state_dict()  # the parity files start behind the text encoder; any will do
-    return weights | {f"lm_model.{name}": tensor for name, tensor in text.items()}
 
 
 @pytest.fixture(params=["merl_resnet18", "merl_vit_tiny"])

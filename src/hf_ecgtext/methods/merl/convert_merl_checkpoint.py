@@ -76,12 +76,16 @@ def convert(
         CheckpointError: If weights are missing, left over or of another shape, each named; or if this is no MERL file.
     """
     published = _plain_state_dict(state_dict)
-    overrides: dict[str, Any] = {"ecg_config": _ecg_config(published), **config_overrides}
+    if not any(name.startswith("ecg_encoder.") for name in published):
+        raise CheckpointError(
+            f"This is no MERL checkpoint: no key begins with 'ecg_encoder.'. Its first keys: {list(published)[:5]}."
+        )
     if not any(name.startswith("lm_model.") for name in published):
         raise CheckpointError(
             "The checkpoint has no text encoder (no key begins with 'lm_model.'). If it is one of MERL's "
             "'*_best_encoder.pth' files, it holds the ECG encoder only; convert the matching '*_best_ckpt.pth'."
         )
+    overrides: dict[str, Any] = {"ecg_config": _ecg_config(published), **config_overrides}
     config = MerlConfig(text_config=text_config if text_config is not None else BertConfig(), **overrides)
     model = MerlModel(config)
 
@@ -109,15 +113,22 @@ def load_published(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a published file. `weights_only=True` refuses a pickle that would run code.
 
     Raises:
-        CheckpointError: If the file holds anything but tensors and plain containers.
+        CheckpointError: If the file is damaged, or holds anything but tensors and plain containers.
+        OSError: If it cannot be opened.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, KeyError, IndexError, RuntimeError, ValueError) as error:
+        # torch says at length which switch would run the code: keep only the name of what it refused.
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it would run {refused[1]}" if refused else "it is damaged, or something else"
         raise CheckpointError(
-            f"'{path}' is not a plain file of weights and was not opened: {str(error).splitlines()[0]} "
-            "Ask its author for a state dict, or for safetensors."
+            f"'{path}' is not a plain file of weights ({reason}) and was not opened. Download it again from its "
+            "author, or ask for a plain state dict."
         ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"'{path}' holds a {type(content).__name__}, not a state dict.")
+    return content
 
 
 def feature_extractor_settings() -> dict[str, Any]:

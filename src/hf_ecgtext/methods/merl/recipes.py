@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hf_ecgtext.encoders.resnet1d import ResNet1dConfig
+from hf_ecgtext.encoders.vit1d import Vit1dConfig
 from hf_ecgtext.leads import MIMIC_LEADS
 from hf_ecgtext.methods.merl.configuration_merl import MerlConfig
 from hf_ecgtext.methods.recipe import Recipe
@@ -94,8 +95,8 @@ def ptb_xl_100hz() -> Recipe:
 def paper() -> Recipe:
     """MERL ResNet18 on MIMIC-IV-ECG with the paper's optimiser settings.
 
-    Command: `accelerate launch train.py --method merl --recipe paper --data mimic_iv_ecg --data-dir ...`, 8 GPUs.
-    Time and score: not yet run.
+    Command: `accelerate launch train.py --method merl --recipe paper --data mimic_iv_ecg --data-dir ...`, 8 GPUs, once
+    the library has a source of that name. Time and score: not yet run.
     """
     return Recipe(
         config=MerlConfig(),
@@ -120,8 +121,8 @@ def paper() -> Recipe:
 def reference() -> Recipe:
     """MERL as its released configuration and code run it, quirks included.
 
-    Command: `accelerate launch train.py --method merl --recipe reference --data mimic_iv_ecg --data-dir ...`, 8 GPUs.
-    Time and score: not yet run. Not reproduced: selection of the checkpoint by labelled downstream sets, and the
+    Command: `accelerate launch train.py --method merl --recipe reference --data mimic_iv_ecg --data-dir ...`, 8 GPUs,
+    once the library has a source of that name. Time and score: not yet run. Not reproduced: selection of the checkpoint by labelled downstream sets, and the
     identical shuffle of every epoch.
     """
     return Recipe(
@@ -145,8 +146,20 @@ def reference() -> Recipe:
             "per_device_train_batch_size": 128,  # launch.sh, on each of 8 GPUs
             "lr_restart_steps": 5000,  # CosineAnnealingWarmRestarts(T_0=5000, T_mult=1)
             "lr_restart_minimum": 1e-8,  # eta_min
+            "max_grad_norm": 0.0,  # the released code clips nothing
             "sync_batch_norm": False,  # plain DDP
             "precision": "fp16",
             "dataloader_num_workers": 8,
         },
     )
+
+
+def reference_vit_tiny() -> Recipe:
+    """The released configuration as it ships: `reference` with the ViT-tiny encoder.
+
+    Command: `accelerate launch train.py --method merl --recipe reference_vit_tiny --data mimic_iv_ecg --data-dir ...`,
+    8 GPUs, once the library has a source of that name. Time and score: not yet run.
+    """
+    recipe = reference()
+    recipe.config.ecg_config = Vit1dConfig.from_size("tiny")  # config.yaml
+    return recipe

@@ -1,0 +1,105 @@
+"""The converter of published MERL weights: complete or not at all."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from published import TINY_TEXT, published_state_dict
+from transformers import AutoModel, AutoProcessor
+
+from hf_ecgtext.cli import main
+from hf_ecgtext.encoders.text import tiny_bert_tokenizer
+from hf_ecgtext.errors import CheckpointError
+from hf_ecgtext.leads import MIMIC_LEADS
+from hf_ecgtext.methods.merl.convert_merl_checkpoint import convert, load_published
+
+
+@pytest.fixture(scope="module")
+def published(golden) -> dict[str, torch.Tensor]:
+    return published_state_dict(np.load(golden / "merl_resnet18.npz"))
+
+
+def test_a_trainer_checkpoint_converts_as_its_plain_state_dict_does(published):
+    plain = convert(published, text_config=TINY_TEXT)
+    wrapped = {"module." + name: tensor for name, tensor in published.items()}
+    checkpoint = {"epoch": 3, "model_state_dict": wrapped, "optimizer_state_dict": {"state": {}}}
+    from_trainer = convert(checkpoint, text_config=TINY_TEXT)
+    assert not plain.training
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(tensor, from_trainer.state_dict()[name])
+
+
+def test_older_files_with_position_ids_convert_too(published):
+    convert({**published, "lm_model.embeddings.position_ids": torch.arange(512)}, text_config=TINY_TEXT)
+
+
+def test_config_overrides_reach_the_config(published):
+    model = convert(published, text_config=TINY_TEXT, temperature=0.1, probe_feature="aligned")
+    assert (model.config.temperature, model.config.probe_feature) == (0.1, "aligned")
+    with pytest.raises(ValueError, match="has no setting temprature"):
+        convert(published, text_config=TINY_TEXT, temprature=0.1)
+
+
+def test_missing_and_left_over_weights_are_named(published):
+    incomplete = {name: tensor for name, tensor in published.items() if name != "att_pool_head.cls_token"}
+    with pytest.raises(CheckpointError, match=r"missing: \['ecg_head.attention_pool.cls_token'\]"):
+        convert(incomplete, text_config=TINY_TEXT)
+    with pytest.raises(CheckpointError, match=r"left over: \['classifier.weight'\]"):
+        convert({**published, "classifier.weight": torch.zeros(2)}, text_config=TINY_TEXT)
+    reshaped = {**published, "proj_t.0.bias": torch.zeros(3)}
+    with pytest.raises(CheckpointError, match=r"text_projection.0.bias: \(3,\) instead of \(256,\)"):
+        convert(reshaped, text_config=TINY_TEXT)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"encoder.weight": torch.zeros(2)}, "This is no MERL checkpoint"),
+        ({"model": {"a": torch.zeros(2)}}, "not tensors"),
+        ({"ecg_encoder.conv1.weight": torch.zeros(64, 12, 7)}, "has no text encoder"),
+    ],
+)
+def test_other_files_are_refused(weights, message):
+    with pytest.raises(CheckpointError, match=message):
+        convert(weights)
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path):
+    torch.save({"weights": Payload(tmp_path / "ran")}, tmp_path / "evil.pth")
+    with pytest.raises(CheckpointError, match="was not opened"):
+        load_published(tmp_path / "evil.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_command_writes_a_folder_that_loads(published, tmp_path, capsys):
+    text_folder, output = tmp_path / "text", tmp_path / "out"
+    TINY_TEXT.save_pretrained(text_folder)
+    tokenizer = tiny_bert_tokenizer()
+    tokenizer.model_max_length = 512
+    tokenizer.save_pretrained(text_folder)
+    torch.save(published, tmp_path / "res18_best_ckpt.pth")
+    arguments = ["--method", "merl", "--text-model", str(text_folder), "--output-dir", str(output)]
+    assert main(["convert", str(tmp_path / "res18_best_ckpt.pth"), *arguments]) == 0
+    assert "MIMIC" in capsys.readouterr().out, "licence and lead order are told"
+    model, processor = AutoModel.from_pretrained(output), AutoProcessor.from_pretrained(output)
+    extractor = processor.feature_extractor
+    assert tuple(extractor.lead_names) == MIMIC_LEADS
+    assert (extractor.sampling_rate_hz, extractor.num_samples, extractor.scaling) == (500, 5000, "minmax_record")
+    assert processor.max_length == 256
+    signal = np.random.default_rng(0).standard_normal((12, 5000)).astype(np.float32)
+    with torch.no_grad():
+        embeds = model.get_ecg_features(**processor(ecg=signal, sampling_rate_hz=500))
+        reference = convert(published, text_config=TINY_TEXT)
+        # Our standard order has aVL before aVF; the published weights want them the other way round.
+        swapped = torch.from_numpy(signal[[0, 1, 2, 3, 5, 4, 6, 7, 8, 9, 10, 11]])[None]
+        scaled = (swapped - swapped.min()) / (swapped.max() - swapped.min())
+    assert torch.allclose(embeds, reference.get_ecg_features(scaled), atol=1e-5)

@@ -1,0 +1,65 @@
+"""The commands as a user types them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from transformers import AutoModel
+
+from hf_ecgtext.cli import main
+from hf_ecgtext.evaluation.results import read_results
+
+
+@pytest.fixture(scope="module", autouse=True)
+def data_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def test_train_saves_a_model_and_its_results(tmp_path, capsys):
+    folder = tmp_path / "out"
+    settings = [
+        "--set",
+        "training.max_steps=2",
+        "training.logging_steps=1",
+        "training.disable_tqdm=true",
+        "--data-set",
+        "num_records=200",
+    ]
+    assert main(["train", "--method", "etp", "--recipe", "debug", "--output-dir", str(folder), *settings]) == 0
+    printed = capsys.readouterr().out
+    assert "Trained 2 steps on 1 process(es)." in printed
+    assert "random encoder" in printed
+    assert '"contrastive"' in printed
+    assert AutoModel.from_pretrained(folder).config.model_type == "etp"
+    results = read_results(folder / "results.jsonl")
+    assert {result.encoder for result in results} == {"trained", "random"}
+    assert results[0].data["name"] == "synthetic"
+    assert "200 records" in results[0].data["revision"]
+
+
+def test_evaluate_appends_results_and_prints_markdown(merl_folder, tmp_path, capsys):
+    results = tmp_path / "results.jsonl"
+    arguments = ["evaluate", "--model", str(merl_folder), "--data-set", "num_records=200", "sampling_rate_hz=100.0"]
+    for _ in range(2):
+        options = ["--random-encoders", "1", "--results", str(results), "--markdown", "--per-class"]
+        assert main([*arguments, *options]) == 0
+    printed = capsys.readouterr().out
+    assert "| task" in printed
+    assert "atrial_fibrillation" in printed
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    assert len(lines) == 16
+    first, second = ({key: value for key, value in line.items() if key != "date"} for line in (lines[0], lines[8]))
+    assert first == second, "an evaluation repeats exactly"
+
+
+def test_classify_answers_about_a_real_record(real_data, merl_folder, capsys):
+    record = str(real_data / "ptb-xl" / "records100" / "00000" / "00001_lr")
+    labels = ["--labels", "atrial fibrillation", "sinus rhythm"]
+    assert main(["classify", record, "--model", str(merl_folder), "--exclusive", *labels]) == 0
+    printed = capsys.readouterr().out
+    assert record in printed
+    assert "sinus rhythm" in printed
+    assert "not a medical device" in printed
