@@ -11,6 +11,7 @@ from hf_ecgtext.data.sources.ptb_xl_download import read_database, read_statemen
 from hf_ecgtext.data.sources.ptb_xl_labels import (
     PTB_XL_CLASSES,
     SPLIT_FOLDS,
+    class_members,
     class_names,
     class_of_code,
     labels_of_codes,
@@ -134,3 +135,13 @@ def test_the_published_list_column_says_the_same_as_the_published_matrix(real_da
         classes = table.columns[6:]
         for text, row in zip(table.sub_class.iloc[::20], table[classes].to_numpy()[::20], strict=True):
             assert {name.strip("_") for name in ast.literal_eval(text)} == set(classes[row == 1])
+
+
+def test_class_members_are_the_statements_that_a_class_groups(real_data):
+    statements = read_statements(real_data / "ptb-xl")
+    superclasses = class_members(statements, "super")
+    assert "NORM" not in superclasses, "one statement makes it"
+    assert {"left anterior fascicular block", "complete left bundle branch block"} <= set(superclasses["CD"])
+    assert "left ventricular hypertrophy" in superclasses["HYP"]
+    assert class_members(statements, "rhythm") == {}
+    assert len(class_members(statements, "sub")["LAFB/LPFB"]) == 2

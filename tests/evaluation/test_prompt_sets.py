@@ -11,7 +11,7 @@ CLASS_NAMES = {"LVH": "left ventricular hypertrophy", "AFIB": "atrial fibrillati
 
 def test_every_shipped_set_has_source_licence_and_a_place_for_the_name():
     shipped = {templates.name: templates for templates in list_prompt_sets()}
-    assert set(shipped) == {"plain", "template", "etp"}
+    assert set(shipped) == {"etp", "members", "plain", "template"}
     for templates in shipped.values():
         assert templates.source
         assert templates.licence
@@ -67,7 +67,7 @@ def test_a_malformed_file_is_refused_with_the_class_at_fault(tmp_path, content, 
 
 
 def test_an_unknown_set_is_refused_with_the_names_there_are():
-    with pytest.raises(PromptError, match=r"'CKEPE'\. The library has: etp, plain, template\."):
+    with pytest.raises(PromptError, match=r"'CKEPE'\. The library has: etp, members, plain, template\."):
         build_prompts(CLASS_NAMES, "CKEPE")
 
 
@@ -85,3 +85,12 @@ def test_the_published_file_of_merl_gives_one_prompt_per_class_commas_included(r
     assert list(prompts) == labels
     assert all(len(prompts[label]) == 1 for label in labels)
     assert prompts["NORM"][0].startswith("normal ECG, normal electrocardiogram")
+
+
+def test_members_prompt_a_class_by_the_statements_it_groups():
+    members = {"CD": ("left bundle branch block", "first degree AV block")}
+    prompts = load_prompt_set({"CD": "conduction disturbance", "NORM": "normal ECG"}, "members", members).prompts
+    assert prompts == {"CD": list(members["CD"]), "NORM": ["normal ECG"]}
+    assert load_prompt_set({"CD": "conduction disturbance"}, "plain", members).prompts["CD"] == [
+        "conduction disturbance"
+    ]

@@ -15,7 +15,6 @@ from hf_ecgtext.errors import CheckpointError
 from hf_ecgtext.methods.base import EcgTextConfig
 from hf_ecgtext.processing import EcgTextProcessor
 
-
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 _SAVE_PROCESSOR = "Save it beside the model: processor.save_pretrained(folder)."
 

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="folder or Hub repository of a trained model")
     add_data_options(parser)
     parser.add_argument("--split", default="test", choices=["validation", "test"])
-    parser.add_argument("--prompts", default="plain", help="prompt set or JSON file (default: %(default)s)")
+    parser.add_argument("--prompts", nargs="+", default=["plain"], help="prompt sets or JSON files (default: plain)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--random-encoders", type=int, default=5, help="baseline encoders (default: %(default)s)")
     parser.add_argument("--results", type=Path, help="append the result lines to this .jsonl file")
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
         checkpoint=arguments.model,
         seed=arguments.seed,
         split=arguments.split,
-        prompt_set=arguments.prompts,
+        prompt_sets=arguments.prompts,
         num_random_encoders=arguments.random_encoders,
     )
     if arguments.results:

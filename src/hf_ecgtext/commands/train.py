@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights and order (default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint in --output-dir")
-    parser.add_argument("--prompts", default="plain", help="prompt set or JSON file for the final zero-shot table")
+    parser.add_argument("--prompts", nargs="+", default=["plain"], help="prompt sets or JSON files (default: plain)")
     parser.add_argument("--no-zero-shot", action="store_true", help="train and save only")
 
 
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
             data,
             checkpoint=str(output_dir),
             seed=arguments.seed,
-            prompt_set=arguments.prompts,
+            prompt_sets=arguments.prompts,
         )
         for result in results:
             append_result(output_dir / "results.jsonl", result)

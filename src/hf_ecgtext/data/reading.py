@@ -48,12 +48,12 @@ def read_record(path: str | PathLike[str], *, verify_checksum: bool = True) -> E
         RecordError: If the record cannot be read, or would be read wrongly.
     """
     record, header_path = _locate(path)
-    if not os.path.isfile(header_path):
+    header = _read_header(header_path)
+    if header is None:
         matlab_path = record + ".mat"
         if not os.fspath(path).endswith((".hea", ".dat")) and is_matlab_5_file(matlab_path):
             return read_cpsc2018_mat(matlab_path)
         raise _no_header(record)
-    header = read_wfdb_header(header_path)
     if is_format_16(header):
         signal = read_format_16(header, record, verify_checksum=verify_checksum).to_millivolts()
     else:
@@ -91,9 +91,9 @@ def read_digital(path: str | PathLike[str], *, verify_checksum: bool = True) -> 
         RecordError: If the record cannot be read, or is not stored in format 16.
     """
     record, header_path = _locate(path)
-    if not os.path.isfile(header_path):
+    header = _read_header(header_path)
+    if header is None:
         raise _no_header(record)
-    header = read_wfdb_header(header_path)
     if not is_format_16(header):
         formats = ", ".join(sorted({str(lead.format) for lead in header.leads}))
         raise RecordError(
@@ -108,6 +108,18 @@ def _locate(path: str | PathLike[str]) -> tuple[str, str]:
     stem, extension = os.path.splitext(text)
     record = stem if extension in _EXTENSIONS else text
     return record, record + ".hea"
+
+
+def _read_header(header_path: str) -> WfdbHeader | None:
+    """The header, or `None` where there is no such file."""
+    if "\0" in header_path:  # no file can have this name
+        return None
+    try:
+        return read_wfdb_header(header_path)
+    except RecordError as error:  # cheaper than to look first, when thousands of records are read
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            return None
+        raise
 
 
 def _no_header(record: str) -> RecordError:

@@ -24,11 +24,13 @@ class LabelTask:
         name (`str`): Such as `"ptbxl_super"`.
         label_column (`str`): Column of the dataset that lists each record's labels.
         class_names (`Mapping[str, str]`): Label to readable name, such as `{"CD": "conduction disturbance"}`.
+        class_members (`Mapping[str, tuple[str, ...]]`): For classes that group several statements, their names.
     """
 
     name: str
     label_column: str
     class_names: Mapping[str, str]
+    class_members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def targets(self, dataset: EcgDataset) -> NDArray[np.int8]:
         """0/1 targets of shape `(num_records, num_classes)`, columns in the order of `class_names`.

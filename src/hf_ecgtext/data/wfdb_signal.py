@@ -13,19 +13,23 @@ Source: https://physionet.org/physiotools/wag/signal-5.htm for the formats and t
 from __future__ import annotations
 
 import os
+import re
 import stat
 from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hf_ecgtext.data.records import INVALID_SAMPLE, DigitalEcg
-from hf_ecgtext.data.wfdb_header import WfdbHeader, WfdbLead
+from hf_ecgtext.data.wfdb_header import READ_ONLY, WfdbHeader, WfdbLead
 from hf_ecgtext.errors import RecordError
 
 _DOWNLOAD_AGAIN = "Download the record again; header and signal file must come from the same version."
-_SAMPLES_PER_PIECE = 8192  # of each lead: long recordings are read through a buffer that stays in the CPU's cache
+_SAMPLES_PER_PIECE = 8192  # of each lead: long recordings are read in pieces that stay in the CPU's cache
+_WHERE_AND_HOW_STORED = itemgetter(slice(5))  # the first five fields of a WfdbLead
+_NOT_IN_FILE_NAMES = re.compile(r"[/\\:\0]")
 
 
 class _SignalFormat(NamedTuple):
@@ -92,14 +96,18 @@ def read_format_16(header: WfdbHeader, record: str, *, verify_checksum: bool) ->
 def _read_interleaved(file: _SignalFile, adc: NDArray[np.int16], record: str) -> None:
     """Fill `adc`, of shape `(num_leads, num_samples)`, from a format-16 file."""
     num_leads, num_samples = adc.shape
-    piece = np.empty((min(num_samples, _SAMPLES_PER_PIECE), num_leads), dtype="<i2")
-    with open(file.path, "rb", buffering=0) as stream:
-        stream.seek(file.byte_offset)
+    descriptor = os.open(file.path, READ_ONLY)
+    try:
+        if file.byte_offset:
+            os.lseek(descriptor, file.byte_offset, os.SEEK_SET)
         for start in range(0, num_samples, _SAMPLES_PER_PIECE):
-            samples = piece[: num_samples - start]
-            if stream.readinto(samples.data) != samples.nbytes:
+            piece = adc[:, start : start + _SAMPLES_PER_PIECE]
+            content = os.read(descriptor, piece.nbytes)
+            if len(content) != piece.nbytes:
                 raise RecordError(record, f"'{file.name}' became shorter while it was read.", "Read it again.")
-            adc[:, start : start + len(samples)] = samples.T
+            piece[:] = np.frombuffer(content, dtype="<i2").reshape(-1, num_leads).T
+    finally:
+        os.close(descriptor)
 
 
 def read_other_format(header: WfdbHeader, record: str, *, verify_checksum: bool) -> NDArray[np.float32]:
@@ -152,8 +160,7 @@ def _signal_files(header: WfdbHeader, record: str) -> list[_SignalFile]:
     """The record's files in header order, or an error where this library does not read how they are laid out."""
     folder = os.path.dirname(record)
     files: list[_SignalFile] = []
-    # The first five fields of a signal line say where and how its lead is stored.
-    for (name, signal_format, frame, skew, offset), group in groupby(header.leads, key=lambda lead: lead[:5]):
+    for (name, signal_format, frame, skew, offset), group in groupby(header.leads, key=_WHERE_AND_HOW_STORED):
         leads = list(group)
         _check_file_name(name, leads[0], record)
         _check_layout(signal_format, frame, skew, leads[0], record)
@@ -192,7 +199,7 @@ def _check_file_name(name: str, lead: WfdbLead, record: str) -> None:
             f"lead {lead.name} has no signal file ('{name}' in the header).",
             "Remove the lead from the .hea file, or leave this record out.",
         )
-    if name in (".", "..") or any(character in name for character in "/\\:\0"):
+    if name in (".", "..") or _NOT_IN_FILE_NAMES.search(name):
         raise RecordError(
             record,
             f"its header names the signal file '{name}', which may lie outside the record's folder.",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -35,6 +35,7 @@ class PromptTemplates:
         source (`str`): Where the wording is from.
         licence (`str`): Terms of the wording.
         templates (`tuple[str, ...]`): Sentences with `{name}` in the place of the class name.
+        per_member (`bool`): Fill in the name of each statement that a class groups, instead of the name of the group.
     """
 
     name: str
@@ -42,6 +43,7 @@ class PromptTemplates:
     source: str
     licence: str
     templates: tuple[str, ...]
+    per_member: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,11 @@ def list_prompt_sets() -> list[PromptTemplates]:
     return sorted(sets, key=lambda templates: templates.name)
 
 
-def load_prompt_set(class_names: Mapping[str, str], prompt_set: str | os.PathLike[str] = "plain") -> PromptSet:
+def load_prompt_set(
+    class_names: Mapping[str, str],
+    prompt_set: str | os.PathLike[str] = "plain",
+    class_members: Mapping[str, Sequence[str]] | None = None,
+) -> PromptSet:
     """The prompts of each class of a task.
 
     Args:
@@ -78,6 +84,8 @@ def load_prompt_set(class_names: Mapping[str, str], prompt_set: str | os.PathLik
         prompt_set (`str` or `os.PathLike`): Name of a set of `list_prompt_sets`, or path of a JSON file: one flat
             object that maps class label to a prompt or a list of prompts. A string is one prompt, commas included, as
             in MERL's CKEPE file. Labels that the task does not have are ignored.
+        class_members (`Mapping[str, Sequence[str]]`, *optional*): Names of the statements that a class groups, for
+            the set `"members"`; a class that is not in it is prompted by its own name.
 
     Raises:
         PromptError: There is no such set or file, the file is malformed, or classes are missing from it.
@@ -90,8 +98,8 @@ def load_prompt_set(class_names: Mapping[str, str], prompt_set: str | os.PathLik
     if isinstance(prompt_set, str) and prompt_set in shipped:
         templates = shipped[prompt_set]
         prompts = {
-            label: [template.replace(_PLACEHOLDER, name) for template in templates.templates]
-            for label, name in class_names.items()
+            label: [template.replace(_PLACEHOLDER, each) for each in names for template in templates.templates]
+            for label, names in _names_to_fill_in(class_names, class_members or {}, templates.per_member).items()
         }
         return PromptSet(templates.name, templates.source, templates.licence, prompts)
     path = Path(prompt_set)
@@ -106,6 +114,15 @@ def load_prompt_set(class_names: Mapping[str, str], prompt_set: str | os.PathLik
         licence="as stated by the supplier of the file",
         prompts=_prompts_of_file(content, path, class_names),
     )
+
+
+def _names_to_fill_in(
+    class_names: Mapping[str, str], class_members: Mapping[str, Sequence[str]], per_member: bool
+) -> dict[str, Sequence[str]]:
+    return {
+        label: class_members[label] if per_member and class_members.get(label) else [name]
+        for label, name in class_names.items()
+    }
 
 
 def build_prompts(class_names: Mapping[str, str], prompt_set: str | os.PathLike[str] = "plain") -> dict[str, list[str]]:

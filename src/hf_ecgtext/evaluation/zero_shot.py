@@ -131,7 +131,7 @@ def evaluate_zero_shot(
     checkpoint: str,
     seed: int,
     split: str = "test",
-    prompt_set: str = "plain",
+    prompt_sets: Sequence[str] = ("plain",),
     num_random_encoders: int = 5,
     num_resamples: int = 1000,
     batch_size: int = 64,
@@ -149,7 +149,8 @@ def evaluate_zero_shot(
         checkpoint (`str`): Name or path, for the result lines.
         seed (`int`): Seed of the training, for the result lines, and of the bootstrap.
         split (`str`): `"test"` or `"validation"`.
-        prompt_set (`str`): A name of [`~hf_ecgtext.evaluation.prompt_sets.list_prompt_sets`], or a JSON file.
+        prompt_sets (`Sequence[str]`): Names of [`~hf_ecgtext.evaluation.prompt_sets.list_prompt_sets`], or JSON files;
+            the ECGs are embedded once for all of them.
         num_random_encoders (`int`): Random encoders whose pooled results stand beside the model's.
         num_resamples (`int`): Bootstrap resamples.
         batch_size (`int`): Records per forward pass.
@@ -169,40 +170,44 @@ def evaluate_zero_shot(
     patients = _patients(dataset)
     results: list[EvaluationResult] = []
     for task in data.tasks:
-        prompts = load_prompt_set(task.class_names, prompt_set)
-        scores = [
-            ecg @ class_embeddings(encoder, processor, prompts.prompts).float().cpu().numpy().T
-            for encoder, ecg in zip(encoders, embeds, strict=True)
-        ]
         targets = task.targets(dataset)
         kept = targets.any(axis=1)
-        patients_kept = patients[kept].tolist() if patients is not None else None
-        provenance: dict[str, Any] = {
-            "task": task.name,
-            "protocol": "strict",
-            "num_records": int(kept.sum()),
-            "checkpoint": checkpoint,
-            "data": {"name": data.name, "revision": data.revision, "split": split},
-            "prompts": prompts.name,
-        }
-        runs: dict[str, tuple[list[NDArray[np.float32]], int | tuple[int, ...]]] = {"trained": (scores[:1], seed)}
-        if seeds:
-            runs["random"] = (scores[1:], seeds)
-        for encoder_kind, (run_scores, run_seed) in runs.items():
-            distributions = bootstrap_intervals(
-                [run[kept] for run in run_scores], targets[kept], patients_kept, num_resamples=num_resamples, seed=seed
-            )
-            for metric, distribution in distributions.items():
+        for prompt_set in prompt_sets:
+            prompts = load_prompt_set(task.class_names, prompt_set, task.class_members)
+            scores = [
+                (ecg @ class_embeddings(encoder, processor, prompts.prompts).float().cpu().numpy().T)[kept]
+                for encoder, ecg in zip(encoders, embeds, strict=True)
+            ]
+            provenance: dict[str, Any] = {
+                "task": task.name,
+                "protocol": "strict",
+                "num_records": int(kept.sum()),
+                "checkpoint": checkpoint,
+                "data": {"name": data.name, "revision": data.revision, "split": split},
+                "prompts": prompts.name,
+            }
+            runs: list[tuple[str, list[NDArray[np.float32]], int | tuple[int, ...]]] = [("trained", scores[:1], seed)]
+            if seeds:
+                runs.append(("random", scores[1:], seeds))
+            for kind, run_scores, run_seed in runs:
+                distributions = bootstrap_intervals(
+                    run_scores,
+                    targets[kept],
+                    None if patients is None else patients[kept].tolist(),
+                    num_resamples=num_resamples,
+                    seed=seed,
+                )
                 results.extend(
                     EvaluationResult.from_bootstrap(
                         distribution,
                         list(task.class_names),
                         min_positives=min_positives,
                         metric=metric,
-                        encoder=encoder_kind,
+                        encoder=kind,
                         seed=run_seed,
                         **provenance,
                     )
+                    for metric, distribution in distributions.items()
                     for min_positives in (1, FREQUENT_CLASS_MIN_POSITIVES)
                 )
     model.train(was_training)

@@ -24,7 +24,7 @@ class EcgPipeline(Pipeline):
         for method in self._model_methods:
             if not hasattr(self.model, method):
                 raise CheckpointError(
-                    f"'{self.model.name_or_path}' holds a {type(self.model).__name__}, which has no {method}: it cannot "
+                    f"'{self.model.name_or_path}' holds a {type(self.model).__name__} without {method}: it cannot "
                     f"serve {type(self).__name__}. Name a model of hf_ecgtext.methods, trained on ECGs and texts."
                 )
 

@@ -31,7 +31,9 @@ class ZeroShotEcgClassificationPipeline(EcgPipeline):
 
     _model_methods = ("get_ecg_features", "get_text_features")
 
-    def __call__(self, ecg: EcgInput, candidate_labels: Sequence[str], template: str = "{}", **options: Any) -> Any:
+    def __call__(  # type: ignore[override]
+        self, ecg: EcgInput, candidate_labels: Sequence[str], template: str = "{}", **options: Any
+    ) -> Any:
         """Score `candidate_labels` for one or several ECGs."""
         if isinstance(candidate_labels, str):
             candidate_labels = [label.strip() for label in candidate_labels.split(",")]

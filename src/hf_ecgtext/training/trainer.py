@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sized
 from typing import Any
 
 import torch
@@ -50,15 +49,9 @@ class EcgTextTrainer(Trainer):
         eval_dataset: Dataset | None = None,
         **kwargs: Any,
     ):
-        for title, dataset, batch_size in (
-            ("training", train_dataset, args.per_device_train_batch_size * args.world_size),
-            ("validation", eval_dataset, (args.per_device_eval_batch_size or 1) * args.world_size),
-        ):
-            if isinstance(dataset, Sized) and args.dataloader_drop_last and len(dataset) < batch_size:
-                raise ValueError(
-                    f"The {title} split has {len(dataset)} records, fewer than one batch of {batch_size}, and "
-                    "incomplete batches are dropped. Use more records or a smaller batch."
-                )
+        if args.dataloader_drop_last:
+            _check_size("training", train_dataset, args.per_device_train_batch_size * args.world_size)
+            _check_size("validation", eval_dataset, (args.per_device_eval_batch_size or 1) * args.world_size)
         if args.world_size > 1 and args.sync_batch_norm:
             model = synchronise_batch_norm(model)
         super().__init__(
@@ -182,3 +175,12 @@ class EcgTextTrainer(Trainer):
             )
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
+
+
+def _check_size(title: str, dataset: Any, batch_size: int) -> None:
+    """Refuse a split from which no complete batch can be drawn; streams have no length to check."""
+    if hasattr(dataset, "__len__") and len(dataset) < batch_size:
+        raise ValueError(
+            f"The {title} split has {len(dataset)} records, fewer than one batch of {batch_size}, and incomplete "
+            "batches are dropped. Use more records or a smaller batch."
+        )

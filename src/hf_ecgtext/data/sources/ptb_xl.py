@@ -23,9 +23,10 @@ from hf_ecgtext.data.sources.ptb_xl_download import (
     check_settings,
     find_ptbxl_plus_dir,
     metadata_file,
+    read_statements,
     waveforms_on_disk,
 )
-from hf_ecgtext.data.sources.ptb_xl_labels import PTB_XL_CLASSES, SPLIT_FOLDS, class_names
+from hf_ecgtext.data.sources.ptb_xl_labels import PTB_XL_CLASSES, SPLIT_FOLDS, class_members, class_names
 from hf_ecgtext.data.sources.ptb_xl_reports import STATEMENTS_FILE, full_text_file, labels_folder
 from hf_ecgtext.data.storage import EcgDataset
 from hf_ecgtext.data.tasks import EcgData, LabelTask
@@ -181,9 +182,13 @@ def open_data(
     absent = [split for split in SPLIT_FOLDS if split not in splits]
     if absent:
         raise FileNotFoundError(f"PTB-XL in {data_dir} has no record of the splits {absent}; see SPLIT_FOLDS.")
+    statements = read_statements(data_dir)
     return EcgData(
         name="ptb_xl",
         revision=f"1.0.3, {sampling_rate_hz} Hz, {report} reports, {sum(map(len, splits.values()))} records",
         **{split: EcgDataset(splits[split]) for split in SPLIT_FOLDS},
-        tasks=tuple(LabelTask(f"ptbxl_{task}", f"labels_{task}", class_names(task)) for task in PTB_XL_CLASSES),
+        tasks=tuple(
+            LabelTask(f"ptbxl_{task}", f"labels_{task}", class_names(task), class_members(statements, task))
+            for task in PTB_XL_CLASSES
+        ),
     )

@@ -138,6 +138,22 @@ def class_of_code(statements: pd.DataFrame, task: str) -> dict[str, str]:
     return classes
 
 
+def class_members(statements: pd.DataFrame, task: str) -> dict[str, tuple[str, ...]]:
+    """The statements that each class groups, in words, for the classes that group more than one.
+
+    `"CD"` is the union of thirteen statements such as "left anterior fascicular block"; a report names one of those,
+    never "conduction disturbance".
+
+    Args:
+        statements (`pd.DataFrame`): From [`~hf_ecgtext.data.sources.ptb_xl_download.read_statements`].
+        task (`str`): `"super"`, `"sub"`, `"form"` or `"rhythm"`.
+    """
+    members: dict[str, list[str]] = {}
+    for code, label in class_of_code(statements, task).items():
+        members.setdefault(label, []).append(str(statements.loc[code, "description"]))
+    return {label: tuple(names) for label, names in members.items() if len(names) > 1}
+
+
 def labels_of_codes(codes: Iterable[str], classes: Mapping[str, str]) -> tuple[str, ...]:
     """The distinct classes of a record's SCP codes, in the order of the codes.
 

@@ -122,8 +122,8 @@ def reference() -> Recipe:
     """MERL as its released configuration and code run it, quirks included.
 
     Command: `accelerate launch train.py --method merl --recipe reference --data mimic_iv_ecg --data-dir ...`, 8 GPUs,
-    once the library has a source of that name. Time and score: not yet run. Not reproduced: selection of the checkpoint by labelled downstream sets, and the
-    identical shuffle of every epoch.
+    once the library has a source of that name. Time and score: not yet run. Not reproduced: selection of the checkpoint
+    by labelled downstream sets, and the identical shuffle of every epoch.
     """
     return Recipe(
         config=MerlConfig(
