@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from hf_ecgtext.evaluation.results import read_results
 from hf_ecgtext.methods import method_names
+from hf_ecgtext.reporting.tables import zero_shot_table
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def commands(name: str) -> str:
@@ -37,7 +40,12 @@ def test_every_method_stands_in_the_table():
         assert f"`{method}`" in README
 
 
+def test_the_results_table_is_made_from_the_result_lines():
+    name, *prompts = re.search(r"<!-- table: (.*?) -->", README)[1].split()
+    lines = read_results(ROOT / "results" / f"{name}.jsonl")
+    assert zero_shot_table([line for line in lines if line.prompts in prompts]).strip() in README
+
+
 def test_links_to_files_lead_somewhere():
-    root = Path(__file__).resolve().parents[1]
     for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", README):
-        assert (root / target).exists(), target
+        assert (ROOT / target).exists(), target

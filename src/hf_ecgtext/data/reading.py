@@ -29,7 +29,7 @@ _BRACKETED_KEY_AND_VALUE = re.compile(r"<([A-Za-z][\w ()-]{0,40})>\s*:\s*([^<]*)
 def read_record(path: str | PathLike[str], *, verify_checksum: bool = True) -> EcgRecord:
     """Read one recording in millivolts, with what its header says about it.
 
-    Format 16 is read over twenty times as fast as by `wfdb.rdsamp`, to the same numbers
+    Format 16 is read about thirty times as fast as by `wfdb.rdsamp`, to the same numbers
     (`benchmarks/read_records.py`). A format-16 record equals `read_digital(path)[1].to_millivolts()`.
 
     Args:

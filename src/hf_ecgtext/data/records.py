@@ -94,12 +94,14 @@ def digital_to_millivolts(
     offset = np.asarray(baseline, dtype=np.float64)
     # An int16 minus a small integer is exact in float32, so one float32 division rounds exactly once, as float64
     # would; only gains that float32 cannot hold need the wider type.
-    exact = (gain.astype(np.float32) == gain).all() and (np.abs(offset) < 2**23).all()
+    narrow_gain = gain.astype(np.float32)
+    is_shifted = bool(offset.any())
+    exact = (narrow_gain == gain).all() and (not is_shifted or (np.abs(offset) < 2**23).all())
     dtype: type[np.floating] = np.float32 if exact else np.float64
     signal: NDArray[np.floating] = adc.astype(dtype)
-    if offset.any():
+    if is_shifted:
         signal -= offset[..., None].astype(dtype)
-    signal /= gain[..., None].astype(dtype)
+    signal /= (narrow_gain if exact else gain)[..., None]
     if adc.size and adc.min() == INVALID_SAMPLE:
         signal[adc == INVALID_SAMPLE] = np.nan
     return signal.astype(np.float32, copy=False)
