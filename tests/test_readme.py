@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hf_ecgtext.evaluation.results import read_results
 from hf_ecgtext.methods import method_names
-from hf_ecgtext.reporting.tables import zero_shot_table
+from hf_ecgtext.reporting.tables import percent, zero_shot_table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,6 +44,13 @@ def test_the_results_table_is_made_from_the_result_lines():
     name, *prompts = re.search(r"<!-- table: (.*?) -->", README)[1].split()
     lines = read_results(ROOT / "results" / f"{name}.jsonl")
     assert zero_shot_table([line for line in lines if line.prompts in prompts]).strip() in README
+
+
+def test_the_quickstart_s_numbers_are_those_of_its_result_lines():
+    lines = read_results(ROOT / "results" / "quickstart.jsonl")
+    for encoder in ("trained", "random"):
+        line = next(line for line in lines if (line.metric, line.encoder, line.min_positives) == ("auroc", encoder, 1))
+        assert percent(line.value, line.confidence_interval) in README.replace("\n", " ")
 
 
 def test_links_to_files_lead_somewhere():
