@@ -26,7 +26,6 @@ from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.data.reading import read_record
 from hf_ecgtext.data.synthetic import SyntheticEcgGenerator
 from hf_ecgtext.leads import STANDARD_LEADS
-from hf_ecgtext.methods import get_recipe
 from hf_ecgtext.methods.merl.convert_merl_checkpoint import load_published
 from hf_ecgtext.processing import EcgFeatureExtractor
 
@@ -34,23 +33,13 @@ LABELS = ["sinus rhythm", "atrial fibrillation"]
 
 
 @pytest.fixture(scope="session")
-def model_dir(tmp_path_factory) -> Path:
-    """A tiny MERL as `hf-ecgtext train` would leave it."""
-    folder = tmp_path_factory.mktemp("merl")
-    model, processor = get_recipe("merl", "debug").build(seed=0)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def classifier(model_dir):
-    return pipeline("zero-shot-ecg-classification", model=str(model_dir))
+def classifier(merl_folder):
+    return pipeline("zero-shot-ecg-classification", model=str(merl_folder))
 
 
 @pytest.fixture
-def processor(model_dir) -> EcgTextProcessor:
-    return EcgTextProcessor.from_pretrained(model_dir)
+def processor(merl_folder) -> EcgTextProcessor:
+    return EcgTextProcessor.from_pretrained(merl_folder)
 
 
 @pytest.fixture(scope="session")
@@ -61,9 +50,9 @@ def healthy() -> EcgRecord:
 
 
 @pytest.fixture
-def copied_model(model_dir, tmp_path) -> Path:
+def copied_model(merl_folder, tmp_path) -> Path:
     """A copy of the model's folder that a test may damage."""
-    return Path(shutil.copytree(model_dir, tmp_path / "model"))
+    return Path(shutil.copytree(merl_folder, tmp_path / "model"))
 
 
 @pytest.fixture
@@ -156,9 +145,9 @@ def test_a_pipeline_given_a_damaged_record_names_it_and_the_fix(damaged, classif
         classifier(str(path), candidate_labels=LABELS)
 
 
-def test_the_command_line_given_a_damaged_record_prints_one_line_and_exits_with_1(damaged, command_line, model_dir):
+def test_the_command_line_given_a_damaged_record_prints_one_line_and_exits_with_1(damaged, command_line, merl_folder):
     path, message = damaged
-    code, output, errors = command_line("classify", path, "--model", model_dir, "--labels", *LABELS)
+    code, output, errors = command_line("classify", path, "--model", merl_folder, "--labels", *LABELS)
     assert code == 1
     assert output == ""
     assert errors.startswith(f"hf-ecgtext classify: Record '{path}': ")
@@ -168,9 +157,9 @@ def test_the_command_line_given_a_damaged_record_prints_one_line_and_exits_with_
     assert str(error.value) in errors
 
 
-def test_the_command_line_given_a_good_record_prints_labels_best_first(command_line, model_dir, healthy, tmp_path):
+def test_the_command_line_given_a_good_record_prints_labels_best_first(command_line, merl_folder, healthy, tmp_path):
     path = write_record(tmp_path, healthy.signal)
-    code, output, _ = command_line("classify", path, "--model", model_dir, "--labels", *LABELS, "--exclusive")
+    code, output, _ = command_line("classify", path, "--model", merl_folder, "--labels", *LABELS, "--exclusive")
     lines = output.splitlines()
     assert code == 0
     assert lines[0] == str(path)
@@ -483,8 +472,8 @@ def test_loading_a_model_for_a_command_leaves_the_progress_bars_as_they_were(com
     assert transformers_logging.is_progress_bar_enabled() == before
 
 
-def test_a_pipeline_refuses_a_model_without_texts(model_dir, processor):
-    encoder = AutoModel.from_pretrained(model_dir).ecg_encoder
+def test_a_pipeline_refuses_a_model_without_texts(merl_folder, processor):
+    encoder = AutoModel.from_pretrained(merl_folder).ecg_encoder
     with pytest.raises(CheckpointError, match="holds a ResNet1dModel without get_text_features"):
         pipeline("zero-shot-ecg-classification", model=encoder, processor=processor)
 

@@ -141,12 +141,13 @@ def test_a_result_takes_its_numbers_from_a_bootstrap():
         EvaluationResult.from_bootstrap(distribution, ["A", "B"], **provenance)
 
 
-def test_a_result_records_versions_command_and_date_by_itself():
+def test_a_result_records_versions_command_and_date_by_itself(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["hf-ecgtext", "evaluate", "--prompts", "a b"])
     result = make_result()
     assert result.library_versions == library_versions()
     assert set(result.library_versions) == {"hf_ecgtext", "torch", "transformers", "numpy", "python"}
     assert result.library_versions["numpy"] == np.__version__
     assert result.library_versions["python"] == platform.python_version()
-    assert "pytest" in result.command
+    assert result.command == "hf-ecgtext evaluate --prompts 'a b'"
     assert result.date.endswith("+00:00")
     assert replace(result, seed=1) != result

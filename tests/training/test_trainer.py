@@ -71,6 +71,9 @@ def test_precision_is_full_on_a_cpu_and_wrong_names_are_refused(tmp_path):
 def test_a_split_smaller_than_a_batch_is_explained(synthetic_dataset, tmp_path):
     with pytest.raises(ValueError, match="training split has 96 records, fewer than one batch of 128"):
         trainer_of(synthetic_dataset, tmp_path, per_device_train_batch_size=128)
+    with pytest.raises(ValueError, match="validation split has 96 records, fewer than one batch of 97"):
+        trainer_of(synthetic_dataset, tmp_path, per_device_eval_batch_size=97, eval_strategy="epoch")
+    assert trainer_of(synthetic_dataset, tmp_path, per_device_eval_batch_size=97), "it is never evaluated"
 
 
 def test_gradient_accumulation_does_not_change_the_scale_of_the_loss(synthetic_dataset, tmp_path):

@@ -51,7 +51,8 @@ class EcgTextTrainer(Trainer):
     ):
         if args.dataloader_drop_last:
             _check_size("training", train_dataset, args.per_device_train_batch_size * args.world_size)
-            _check_size("validation", eval_dataset, (args.per_device_eval_batch_size or 1) * args.world_size)
+            if args.do_eval:
+                _check_size("validation", eval_dataset, (args.per_device_eval_batch_size or 1) * args.world_size)
         if args.world_size > 1 and args.sync_batch_norm:
             model = synchronise_batch_norm(model)
         super().__init__(

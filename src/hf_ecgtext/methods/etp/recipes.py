@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hf_ecgtext.encoders.resnet1d import ResNet1dConfig
+from hf_ecgtext.methods.budgets import DEBUG, PTB_XL_100HZ, QUICKSTART, thin_resnet, tiny_resnet
 from hf_ecgtext.methods.etp.configuration_etp import EtpConfig
 from hf_ecgtext.methods.recipe import Recipe
 
@@ -14,80 +14,28 @@ def debug() -> Recipe:
 
     Command: `python train.py --method etp --recipe debug`. Score: none claimed; its loss falls.
     """
-    return Recipe(
-        config=EtpConfig(
-            ecg_config=ResNet1dConfig(depths=[1, 1, 1, 1], widths=[8, 16, 32, 64]),
-            projection_dim=32,
-            freeze_text=False,  # the tiny text encoder starts random, so it must learn
-        ),
-        text_model="tiny-bert",
-        ecg={"sampling_rate_hz": 100, "scaling": "minmax_record"},
-        training={
-            "learning_rate": 3e-3,
-            "per_device_train_batch_size": 16,
-            "max_steps": 30,
-            "logging_steps": 5,
-        },
-        data={"synthetic": {"num_records": 400, "sampling_rate_hz": 100.0}},
-    )
+    # The tiny text encoder starts random, so it must learn.
+    return Recipe(config=EtpConfig(ecg_config=tiny_resnet(), projection_dim=32, freeze_text=False), **DEBUG)
 
 
 def quickstart() -> Recipe:
-    """A thin ETP on the embedded synthetic data: a minute or two on two CPU cores.
+    """A thin ETP on the embedded synthetic data. Needs the extra `minilm`.
 
-    Command: `python train.py --method etp --recipe quickstart --data synthetic`. Needs the extra `minilm`.
+    Command: `python train.py --method etp --recipe quickstart --data synthetic`, two CPU cores.
+    Score: not yet run.
     """
-    return Recipe(
-        config=EtpConfig(
-            ecg_config=ResNet1dConfig(widths=[16, 32, 64, 128]),  # a quarter of the paper's widths
-            projection_dim=128,
-            text_pooling="mean",  # how all-MiniLM-L6-v2 was trained
-        ),
-        text_model="minilm",
-        ecg={"sampling_rate_hz": 100, "scaling": "none"},  # mV: the synthetic voltage criteria are absolute
-        training={
-            "learning_rate": 2e-3,  # paper
-            "weight_decay": 1e-4,
-            "num_train_epochs": 12,
-            "per_device_train_batch_size": 64,
-            "lr_scheduler_type": "cosine",
-            "warmup_steps": 50,
-            "logging_steps": 25,
-            "eval_strategy": "epoch",
-            "save_strategy": "epoch",
-            "save_total_limit": 1,
-            "load_best_model_at_end": True,
-        },
-        data={"synthetic": {"num_records": 5000, "sampling_rate_hz": 100.0}},
-    )
+    # Mean pooling is how all-MiniLM-L6-v2 was trained.
+    return Recipe(config=EtpConfig(ecg_config=thin_resnet(), projection_dim=128, text_pooling="mean"), **QUICKSTART)
 
 
 def ptb_xl_100hz() -> Recipe:
-    """ETP on PTB-XL at 100 Hz with its English 12SL reports: real recordings without a GPU or the Hub.
+    """ETP with the full ResNet18 on PTB-XL at 100 Hz and its English 12SL reports. Needs the extra `minilm`.
 
-    Command: `python train.py --method etp --recipe ptb_xl_100hz --data ptb_xl --data-dir ...`. Needs the extra
-    `minilm`. Folds 1-8 train, fold 9 picks the epoch by its contrastive loss, fold 10 is for evaluation.
+    PTB-XL then serves for pre-training (folds 1-8), choice of the epoch by validation loss (9) and evaluation (10).
+    Command: `python train.py --method etp --recipe ptb_xl_100hz --data ptb_xl --data-dir ...`, two CPU cores.
+    Score on 255 test records, `members` prompts, Super: AUROC 79.4 (75.5 to 83.1), seed 0, 6 min of training.
     """
-    return Recipe(
-        config=EtpConfig(text_pooling="mean"),  # how all-MiniLM-L6-v2 was trained
-        text_model="minilm",
-        ecg={"sampling_rate_hz": 100, "scaling": "none"},  # mV, as MERL's recipe for this data
-        text={"report_cleaning": "12sl"},
-        training={
-            "learning_rate": 1e-3,  # as MERL's recipe for this data; the paper's 2e-3 is for batches of 128
-            "weight_decay": 1e-4,
-            "num_train_epochs": 15,
-            "per_device_train_batch_size": 64,
-            "lr_scheduler_type": "cosine",
-            "warmup_steps": 25,
-            "logging_steps": 12,
-            "eval_strategy": "epoch",
-            "save_strategy": "epoch",
-            "save_total_limit": 1,
-            "load_best_model_at_end": True,
-        },
-        data={"ptb_xl": {"sampling_rate_hz": 100, "report": "12sl"}},
-    )
+    return Recipe(config=EtpConfig(text_pooling="mean"), **PTB_XL_100HZ)
 
 
 def paper() -> Recipe:

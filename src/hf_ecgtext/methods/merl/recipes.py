@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hf_ecgtext.encoders.resnet1d import ResNet1dConfig
 from hf_ecgtext.encoders.vit1d import Vit1dConfig
 from hf_ecgtext.leads import MIMIC_LEADS
+from hf_ecgtext.methods.budgets import DEBUG, PTB_XL_100HZ, QUICKSTART, thin_resnet, tiny_resnet
 from hf_ecgtext.methods.merl.configuration_merl import MerlConfig
 from hf_ecgtext.methods.recipe import Recipe
 
@@ -16,80 +16,28 @@ def debug() -> Recipe:
 
     Command: `python train.py --method merl --recipe debug`. Score: none claimed; its loss falls.
     """
-    return Recipe(
-        config=MerlConfig(
-            ecg_config=ResNet1dConfig(depths=[1, 1, 1, 1], widths=[8, 16, 32, 64]),
-            projection_dim=32,
-            freeze_text=False,  # the tiny text encoder starts random, so it must learn
-        ),
-        text_model="tiny-bert",
-        ecg={"sampling_rate_hz": 100, "scaling": "minmax_record"},
-        training={
-            "learning_rate": 3e-3,
-            "per_device_train_batch_size": 16,
-            "max_steps": 30,
-            "logging_steps": 5,
-        },
-        data={"synthetic": {"num_records": 400, "sampling_rate_hz": 100.0}},
-    )
+    # The tiny text encoder starts random, so it must learn.
+    return Recipe(config=MerlConfig(ecg_config=tiny_resnet(), projection_dim=32, freeze_text=False), **DEBUG)
 
 
 def quickstart() -> Recipe:
-    """A thin MERL on the embedded synthetic data: the README's first command.
+    """A thin MERL on the embedded synthetic data. Needs the extra `minilm`.
 
-    Command: `python train.py --method merl --recipe quickstart --data synthetic`. Needs the extra `minilm`.
+    Command: `python train.py --method merl --recipe quickstart --data synthetic`, two CPU cores.
+    Score: AUROC 94.6 (94.0 to 95.2), seed 0, 75 s of training.
     """
-    return Recipe(
-        config=MerlConfig(
-            ecg_config=ResNet1dConfig(widths=[16, 32, 64, 128]),  # a quarter of the paper's widths
-            projection_dim=128,
-            text_pooling="mean",  # how all-MiniLM-L6-v2 was trained
-        ),
-        text_model="minilm",
-        ecg={"sampling_rate_hz": 100, "scaling": "none"},  # mV: the synthetic voltage criteria are absolute
-        training={
-            "learning_rate": 2e-3,
-            "weight_decay": 1e-4,
-            "num_train_epochs": 12,
-            "per_device_train_batch_size": 64,
-            "lr_scheduler_type": "cosine",
-            "warmup_steps": 50,
-            "logging_steps": 25,
-            "eval_strategy": "epoch",
-            "save_strategy": "epoch",
-            "save_total_limit": 1,
-            "load_best_model_at_end": True,
-        },
-        data={"synthetic": {"num_records": 5000, "sampling_rate_hz": 100.0}},
-    )
+    # Mean pooling is how all-MiniLM-L6-v2 was trained.
+    return Recipe(config=MerlConfig(ecg_config=thin_resnet(), projection_dim=128, text_pooling="mean"), **QUICKSTART)
 
 
 def ptb_xl_100hz() -> Recipe:
-    """MERL ResNet18 on PTB-XL at 100 Hz with its English 12SL reports: real recordings without a GPU or the Hub.
+    """MERL with the full ResNet18 on PTB-XL at 100 Hz and its English 12SL reports. Needs the extra `minilm`.
 
-    Command: `python train.py --method merl --recipe ptb_xl_100hz --data ptb_xl --data-dir ...`. Needs the extra
-    `minilm`. PTB-XL then serves for pre-training and evaluation (folds 1-8, 9 and 10), unlike in the paper.
+    PTB-XL then serves for pre-training (folds 1-8), choice of the epoch by validation loss (9) and evaluation (10).
+    Command: `python train.py --method merl --recipe ptb_xl_100hz --data ptb_xl --data-dir ...`, two CPU cores.
+    Score on 255 test records, `members` prompts, Super: AUROC 81.2 (77.6 to 84.5), seed 0, 376 s of training.
     """
-    return Recipe(
-        config=MerlConfig(text_pooling="mean"),  # how all-MiniLM-L6-v2 was trained
-        text_model="minilm",
-        ecg={"sampling_rate_hz": 100, "scaling": "none"},  # mV: lower validation loss than the paper's min-max
-        text={"report_cleaning": "12sl"},
-        training={
-            "learning_rate": 1e-3,  # released code
-            "weight_decay": 1e-4,
-            "num_train_epochs": 15,
-            "per_device_train_batch_size": 64,
-            "lr_scheduler_type": "cosine",  # paper
-            "warmup_steps": 25,
-            "logging_steps": 12,
-            "eval_strategy": "epoch",
-            "save_strategy": "epoch",
-            "save_total_limit": 1,
-            "load_best_model_at_end": True,
-        },
-        data={"ptb_xl": {"sampling_rate_hz": 100, "report": "12sl"}},
-    )
+    return Recipe(config=MerlConfig(text_pooling="mean"), **PTB_XL_100HZ)
 
 
 def paper() -> Recipe:
