@@ -40,6 +40,8 @@ def main(folder: Path, method: str, gather_with_grad: bool) -> None:
         buffers = {f"buffer:{name}": value for name, value in model.module.named_buffers() if "running" in name}
         facts = {"world_size": torch.tensor(world_size), "loss": output["loss"].detach()}
         save_file({**gradients, **buffers, **facts}, folder / "gradients.safetensors")
+    # The process group must go last: DDP holds it, and destroying it first can hang at exit.
+    del output, model
     dist.barrier()
     dist.destroy_process_group()
 
