@@ -48,8 +48,9 @@ def test_the_results_table_is_made_from_the_result_lines():
 
 def test_the_quickstart_s_numbers_are_those_of_its_result_lines():
     lines = read_results(ROOT / "results" / "quickstart.jsonl")
-    for encoder in ("trained", "random"):
-        line = next(line for line in lines if (line.metric, line.encoder, line.min_positives) == ("auroc", encoder, 1))
+    for line in lines:
+        if line.metric != "auroc" or line.min_positives != 1 or (line.encoder == "random" and "etp" in line.checkpoint):
+            continue
         assert percent(line.value, line.confidence_interval) in README.replace("\n", " ")
 
 

@@ -17,9 +17,11 @@ from transformers import (
     RobertaConfig,
     RobertaModel,
     T5Config,
+    T5EncoderModel,
     T5ForConditionalGeneration,
 )
 
+from hf_ecgtext.encoders.resnet1d import ResNet1dConfig
 from hf_ecgtext.encoders.text import (
     TextTower,
     load_text_model,
@@ -29,6 +31,7 @@ from hf_ecgtext.encoders.text import (
     tiny_bert_tokenizer,
 )
 from hf_ecgtext.errors import CheckpointError
+from hf_ecgtext.methods.etp import EtpConfig, EtpModel
 
 REPORTS = [
     "Normal sinus rhythm.",
@@ -360,3 +363,19 @@ def test_the_tiny_tokenizer_knows_report_words_and_spells_the_others():
     assert tokenizer.unk_token_id not in ids
     assert tokenizer.tokenize("Sinus rhythm") == ["sinus", "rhythm"]
     assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == text.replace(" ", "")
+
+
+def test_a_model_around_a_t5_whose_embeddings_have_two_names_loads_again(tmp_path):
+    t5 = T5EncoderModel(T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2))
+    config = EtpConfig(ecg_config=ResNet1dConfig(num_samples=100, widths=[4, 4, 4, 4]), text_pooling="mean")
+    model = EtpModel.from_text_model(config, t5).eval()
+    model.save_pretrained(tmp_path)
+    loaded = EtpModel.from_pretrained(tmp_path)
+    tokens = torch.tensor([[3, 5, 7]])
+    torch.testing.assert_close(loaded.get_text_features(tokens), model.get_text_features(tokens))
+
+
+def test_a_config_in_half_precision_builds_a_tower_in_the_type_of_its_model():
+    config = tiny_bert_config(50)
+    config.dtype = "float16"
+    assert {parameter.dtype for parameter in TextTower(config, "cls").parameters()} == {torch.float32}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from hf_ecgtext.data.sources.synthetic import open_data
+from hf_ecgtext.data.storage import EcgDataset
 from hf_ecgtext.evaluation.metrics import auroc
 from hf_ecgtext.evaluation.zero_shot import (
     class_embeddings,
@@ -120,3 +123,13 @@ def test_evaluating_leaves_the_model_as_it_was(built, data):
     assert model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     model.eval()
+
+
+def test_a_task_without_any_label_in_the_split_is_refused(built, data):
+    model, processor = built
+    unlabelled = EcgDataset(data.test.dataset.with_format(None).map(lambda row: {"labels": []}, keep_in_memory=True))
+    with pytest.raises(ValueError, match="test split has a label of task 'synthetic'"):
+        evaluate_zero_shot(
+            model, processor, replace(data, test=unlabelled), checkpoint="debug", seed=0, num_random_encoders=0,
+            show_progress=False,
+        )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 from pathlib import Path
@@ -216,3 +217,29 @@ def test_the_pipelines_equal_direct_calls(method, trained, synthetic_dataset):
         assert answers == sorted(answers, key=lambda answer: -answer["score"])
     features = pipeline("ecg-feature-extraction", model=str(folder))(records)
     np.testing.assert_allclose(np.stack(features), ecg.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"freeze_text": True}, {"freeze_text": False, "num_frozen_text_layers": 1}])
+def test_what_is_frozen_is_frozen_after_loading_too(method, settings, tmp_path):
+    built, _ = (
+        get_recipe(method, "debug").override({f"config.{name}": value for name, value in settings.items()}).build()
+    )
+    built.save_pretrained(tmp_path)
+    trains = {name: parameter.requires_grad for name, parameter in built.named_parameters()}
+    assert not all(trains.values())
+    loaded, _ = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    for model in (AutoModel.from_pretrained(tmp_path), loaded):
+        assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == trains
+
+
+def test_a_model_in_half_precision_reads_what_the_processor_gives(built, batch, tmp_path):
+    built[0].save_pretrained(tmp_path)
+    model = AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        features = model.get_ecg_features(batch["ecg_values"], batch["lead_mask"])
+        expected = built[0].eval().get_ecg_features(batch["ecg_values"], batch["lead_mask"])
+    torch.testing.assert_close(features.float(), expected, rtol=0, atol=0.05)
+    # Its config says bfloat16 now; a new model made from it is float32 throughout.
+    twin = type(model).from_text_model(copy.deepcopy(model.config), model.text_tower.model)
+    assert {parameter.dtype for parameter in twin.parameters()} == {torch.float32}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hf_ecgtext.encoders.text import load_text_model
 from hf_ecgtext.leads import MIMIC_LEADS
 from hf_ecgtext.methods import get_recipe, recipe_names
 
@@ -71,3 +72,27 @@ def test_recipes_with_local_text_towers_build(name):
     model, processor = recipe.build()
     assert processor.max_length <= 512
     assert model.can_cache_text is recipe.config.freeze_text
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("config.text_config.hidden_size", "text_model"),
+        ("config.ecg_config.num_leads", "ecg.lead_names"),
+        ("config.ecg_config.num_samples", "ecg.duration_s"),
+    ],
+)
+def test_what_building_would_overwrite_cannot_be_set(name, source):
+    with pytest.raises(ValueError, match=f"it follows from {source}"):
+        get_recipe("merl", "debug").override({name: 8})
+
+
+def test_a_tokenizer_that_reads_less_than_the_tower_sets_the_length(monkeypatch):
+    def load(*args, **kwargs):
+        model, tokenizer = load_text_model(*args, **kwargs)
+        tokenizer.model_max_length = 64
+        return model, tokenizer
+
+    monkeypatch.setattr("hf_ecgtext.methods.recipe.load_text_model", load)
+    _, processor = get_recipe("merl", "debug").build()
+    assert processor.max_length == 64

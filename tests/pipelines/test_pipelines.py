@@ -132,3 +132,21 @@ def test_an_array_without_its_rate_is_refused(classifier, record):
 def test_a_missing_path_names_the_record(classifier, tmp_path):
     with pytest.raises(ValueError, match="nowhere"):
         classifier(Path(tmp_path / "nowhere"), candidate_labels=LABELS)
+
+
+def test_several_recordings_that_are_no_list_are_refused_and_not_answered_in_part(classifier, extractor, record):
+    signals = np.stack([record.signal, record.signal])
+    for several in (signals, tuple(signals), {"ecg": signals, "sampling_rate_hz": 100}):
+        options = {} if isinstance(several, dict) else {"sampling_rate_hz": 100}
+        with pytest.raises(ValueError, match="Expected one recording, got 2"):
+            classifier(several, candidate_labels=LABELS, **options)
+        with pytest.raises(ValueError, match="Expected one recording, got 2"):
+            extractor(several, **options)
+    assert len(classifier(list(signals), candidate_labels=LABELS, sampling_rate_hz=100)) == 2
+
+
+def test_a_model_that_still_trains_is_put_into_eval_mode(merl_folder, record):
+    model, processor = AutoModel.from_pretrained(merl_folder).train(), AutoProcessor.from_pretrained(merl_folder)
+    before = model.ecg_encoder.bn1.running_mean.clone()
+    pipeline("ecg-feature-extraction", model=model, processor=processor)(record)
+    assert torch.equal(model.ecg_encoder.bn1.running_mean, before)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.methods import get_recipe, method_names
-from hf_ecgtext.methods.distributed import SynchronisedBatchNorm1d, gather_batch
+from hf_ecgtext.methods.distributed import SynchronisedBatchNorm1d, gather_batch, synchronise_batch_norm
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 WORKER = str(Path(__file__).with_name("ddp_worker.py"))
@@ -86,3 +86,22 @@ def test_synchronised_batch_norm_in_eval_mode_is_batch_norm():
     twin.load_state_dict(norm.state_dict())
     hidden = torch.randn(2, 4, 5)
     assert torch.equal(twin.eval()(hidden), norm.eval()(hidden))
+
+
+def test_synchronised_batch_norm_counts_in_full_precision(monkeypatch):
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda value: None)  # one process
+    hidden = torch.randn(16, 4, 313, generator=torch.Generator().manual_seed(0)) + 3  # bfloat16 cannot hold 16 * 313
+    norm, twin = torch.nn.BatchNorm1d(4), SynchronisedBatchNorm1d(4)
+    expected, output = norm(hidden.bfloat16()), twin(hidden.bfloat16())
+    assert output.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(output.float(), expected.float(), rtol=0.01, atol=0.02)
+    torch.testing.assert_close(twin.running_mean, norm.running_mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(twin.running_var, norm.running_var, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("device", "kind"), [("cpu", SynchronisedBatchNorm1d), ("cuda", torch.nn.SyncBatchNorm)])
+def test_batch_norm_is_synchronised_by_what_the_device_of_the_training_can_run(device, kind):
+    model, _ = get_recipe("merl", "debug").build()
+    synchronise_batch_norm(model, torch.device(device))
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    assert {type(norm) for norm in norms} == {kind}

@@ -14,6 +14,8 @@ from processes import REPOSITORY, environment, launch
 from safetensors.torch import load_file
 
 from hf_ecgtext.cli import main
+from hf_ecgtext.commands.train import _check_same_model
+from hf_ecgtext.methods import get_recipe
 from hf_ecgtext.training.checkpoints import last_complete_checkpoint
 
 # 80 records leave 64 to train on: 8 steps an epoch, so that a checkpoint every 3 steps falls into its middle.
@@ -79,3 +81,19 @@ def test_resuming_nothing_and_overwriting_something_are_refused(tmp_path, capsys
 def test_a_setting_without_a_value_is_refused(pair, tmp_path, capsys):
     assert main(["train", "--recipe", "debug", "--output-dir", str(tmp_path / "new"), "--set", pair]) == 1
     assert "is not NAME=VALUE" in capsys.readouterr().err
+
+
+def test_checkpoints_of_another_run_are_neither_mixed_with_new_ones_nor_resumed_with_other_settings(tmp_path, capsys):
+    model, processor = get_recipe("merl", "debug").build()
+    checkpoint = tmp_path / "checkpoint-7"
+    model.save_pretrained(checkpoint)
+    processor.save_pretrained(checkpoint)
+    (checkpoint / "trainer_state.json").write_text("{}")
+    common = ["train", "--recipe", "debug", "--output-dir", str(tmp_path)]
+    assert main(common) == 1
+    assert "already holds checkpoints of another run" in capsys.readouterr().err
+    assert main([*common, "--resume", "--set", "config.temperature=0.5", "ecg.scaling=none"]) == 1
+    assert "trained with other settings: scaling, temperature." in capsys.readouterr().err
+    assert main([*common, "--resume", "--method", "etp"]) == 1
+    assert "trained with other settings" in capsys.readouterr().err
+    _check_same_model(str(checkpoint), model.config, processor.feature_extractor)

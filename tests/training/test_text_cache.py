@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hf_ecgtext.data.collators import EcgTextCollator
+from hf_ecgtext.errors import RecordError
 from hf_ecgtext.methods import get_recipe
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments, TextCache
 
@@ -243,3 +244,14 @@ def test_the_progress_bar_obeys_disable_tqdm(frozen, synthetic_dataset, tmp_path
     capsys.readouterr()
     trainer._fill_text_cache()
     assert ("Encoding distinct reports" in capsys.readouterr().err) is not disable_tqdm
+
+
+def test_data_without_any_report_are_refused(frozen):
+    with pytest.raises(ValueError, match="no report to encode"):
+        TextCache.build(*frozen, [None, None], show_progress=False)
+
+
+def test_a_report_that_is_empty_after_cleaning_is_shown():
+    model, processor = build(**{"text.report_cleaning": "mimic"})
+    with pytest.raises(RecordError, match=r"Record '\*\*\* \*\*\*'.*empty after cleaning"):
+        TextCache.build(model, processor, ["Sinus rhythm", "*** ***"], show_progress=False)

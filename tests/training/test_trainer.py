@@ -88,3 +88,60 @@ def test_gradient_accumulation_does_not_change_the_scale_of_the_loss(synthetic_d
         assert entry["loss"] == pytest.approx(entry["cma"] + entry["uma"], rel=1e-4)
         losses.append(entry["loss"])
     assert losses[1] == pytest.approx(losses[0], rel=0.2)
+
+
+def test_one_process_with_several_gpus_is_refused(synthetic_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(EcgTextTrainingArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match=r"One process sees 2 GPUs.*`accelerate launch`"):
+        trainer_of(synthetic_dataset, tmp_path)
+
+
+def test_precision_gives_way_to_transformers_own_flags_and_refuses_contradictions(tmp_path, monkeypatch):
+    for check in (
+        "hf_ecgtext.training.arguments._gpu_has_bf16",
+        "transformers.training_args.is_torch_bf16_gpu_available",
+    ):
+        monkeypatch.setattr(check, lambda: True)
+    assert EcgTextTrainingArguments(str(tmp_path)).bf16
+    half = EcgTextTrainingArguments(str(tmp_path), fp16=True)
+    assert (half.fp16, half.bf16) == (True, False)
+    assert not EcgTextTrainingArguments(str(tmp_path), use_cpu=True).bf16
+    with pytest.raises(ValueError, match="bf16=True contradicts precision='fp32'"):
+        EcgTextTrainingArguments(str(tmp_path), bf16=True, precision="fp32")
+
+
+def test_several_validation_sets_are_evaluated_by_name_from_the_cache(synthetic_dataset, tmp_path):
+    trainer = trainer_of(
+        synthetic_dataset, tmp_path, {"config.freeze_text": True}, max_steps=1, eval_strategy="steps", eval_steps=1
+    )
+    both = {"first": synthetic_dataset, "second": synthetic_dataset}
+    trainer = EcgTextTrainer(trainer.model, trainer.args, trainer.processing_class, synthetic_dataset, both)
+    trainer.train()
+    assert trainer.text_cache is not None
+    logged = set().union(*trainer.state.log_history)
+    assert {"eval_first_cma", "eval_second_cma"} <= logged
+
+
+def test_a_second_training_does_not_log_the_last_terms_of_the_first(synthetic_dataset, tmp_path):
+    trainer = trainer_of(synthetic_dataset, tmp_path, max_steps=3, logging_steps=2)
+    trainer.train()
+    trainer._term_sums[True]["cma"] += 1e6  # of the step behind the last log
+    trainer.train()
+    assert max(entry["cma"] for entry in trainer.state.log_history if "cma" in entry) < 1e3
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks by that name
+def test_adapters_in_a_frozen_text_tower_train_and_turn_the_cache_off(synthetic_dataset, tmp_path):
+    peft = pytest.importorskip("peft")
+    model, processor = get_recipe("merl", "debug").override({"config.freeze_text": True}).build()
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["query", "value"]))
+    arguments = EcgTextTrainingArguments(
+        str(tmp_path), per_device_train_batch_size=8, max_steps=2, learning_rate=1e-2, disable_tqdm=True,
+        save_strategy="no",
+    )  # fmt: skip
+    trainer = EcgTextTrainer(adapted, arguments, processor, synthetic_dataset)
+    trainer.train()
+    assert trainer.text_cache is None
+    moved = [bool(value.any()) for name, value in adapted.named_parameters() if "lora_B" in name]  # they start at zero
+    assert moved
+    assert all(moved)

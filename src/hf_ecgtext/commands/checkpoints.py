@@ -57,6 +57,8 @@ def _load(name_or_path: str) -> tuple[Any, EcgTextProcessor]:
         )
     try:
         processor = AutoProcessor.from_pretrained(name_or_path)
+    except CheckpointError:
+        raise
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"The processor of '{name_or_path}' is missing or cannot be loaded: {error} {_SAVE_PROCESSOR}"

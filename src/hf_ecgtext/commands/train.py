@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import set_seed
+from transformers import AutoConfig, AutoProcessor, set_seed
 
 from hf_ecgtext.commands.options import add_data_options, explain_settings, parse_settings
 from hf_ecgtext.data.tasks import EcgData, open_data
@@ -59,6 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
             output_dir=str(output_dir), seed=arguments.seed, **recipe.training
         )
         model, processor = recipe.build(seed=arguments.seed)  # before the data, which take longer
+    if checkpoint is not None:
+        _check_same_model(checkpoint, model.config, processor.feature_extractor)
     set_seed(arguments.seed)
     with (
         training_arguments.main_process_first(desc="reading the data"),
@@ -131,7 +133,48 @@ def _find_checkpoint(output_dir: Path, resume: bool) -> str | None:
         raise FileExistsError(
             f"'{output_dir}' already holds a trained model. Choose another --output-dir, or delete it."
         )
+    if last_complete_checkpoint(output_dir) is not None:
+        # The trainer would take them for its own: delete newer ones in their place, or resume from them later.
+        raise FileExistsError(
+            f"'{output_dir}' already holds checkpoints of another run. Go on with it by --resume, choose another "
+            "--output-dir, or delete it."
+        )
     return None
+
+
+def _check_same_model(checkpoint: str, *ours: Any) -> None:
+    """Refuse to resume what was trained with other settings: transformers would load whatever weights have a name here.
+
+    Args:
+        checkpoint (`str`): Folder of the checkpoint.
+        ours: The config of the model and the feature extractor that are about to be trained.
+    """
+    theirs = (AutoConfig.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint).feature_extractor)
+    differing = sorted(
+        {
+            name
+            for our, their in zip(ours, theirs, strict=True)
+            for name, _ in _flat_settings(our.to_dict()) ^ _flat_settings(their.to_dict())
+        }
+    )
+    if differing:
+        raise ValueError(
+            f"'{checkpoint}' was trained with other settings: {', '.join(differing[:5])}"
+            f"{' and more' if len(differing) > 5 else ''}. Give --method, --recipe and --set as in the first run."
+        )
+
+
+def _flat_settings(tree: Mapping[str, Any], prefix: str = "") -> set[tuple[str, str]]:
+    """Dotted names and values as JSON, without what transformers notes at saving."""
+    settings: set[tuple[str, str]] = set()
+    for name, value in tree.items():
+        if name in {"architectures", "dtype", "transformers_version", "_name_or_path", "processor_class"}:
+            continue
+        if isinstance(value, Mapping):
+            settings |= _flat_settings(value, f"{prefix}{name}.")
+        else:
+            settings.add((f"{prefix}{name}", json.dumps(value, default=str)))
+    return settings
 
 
 def _describe(trainer: EcgTextTrainer, data: EcgData) -> None:

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import has_file
 
 from hf_ecgtext.errors import CheckpointError
 
@@ -75,7 +76,7 @@ class EcgPreTrainedModel(PreTrainedModel):
         Raises:
             CheckpointError: If weights are missing, left over, of another shape or damaged, or there are only pickled
                 ones.
-            OSError: If the folder holds no model.
+            OSError: If the folder or repository holds no model.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs.setdefault("use_safetensors", True)
@@ -88,7 +89,7 @@ class EcgPreTrainedModel(PreTrainedModel):
                 f"The weights in '{pretrained_model_name_or_path}' are damaged ({error}). Save or download them again."
             ) from error
         except OSError as error:
-            pickles = _pickled_weights(pretrained_model_name_or_path)
+            pickles = _pickled_weights(pretrained_model_name_or_path, kwargs)
             if not pickles:
                 raise
             raise CheckpointError(
@@ -112,11 +113,19 @@ class EcgPreTrainedModel(PreTrainedModel):
         return (model, info) if wants_info else model
 
 
-def _pickled_weights(folder: Any) -> list[str]:
-    """Names of the files in a local folder that PyTorch would open as a pickle."""
-    if not isinstance(folder, str | os.PathLike):
+def _pickled_weights(name_or_path: Any, options: dict[str, Any]) -> list[str]:
+    """Names of the files in a folder or Hub repository that PyTorch would open as a pickle."""
+    if not isinstance(name_or_path, str | os.PathLike):
         return []
-    return sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in Path(folder).glob(pattern))
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        return sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
+    where = {key: options[key] for key in ("revision", "token", "local_files_only", "cache_dir") if key in options}
+    names = ("pytorch_model.bin", "pytorch_model.bin.index.json")  # what transformers would load from the Hub
+    try:
+        return [name for name in names if has_file(str(name_or_path), name, **where)]
+    except (OSError, ValueError):  # no such repository: the caller's own error says so
+        return []
 
 
 class EcgEncoder(EcgPreTrainedModel):

@@ -165,7 +165,8 @@ class ResNet1dModel(EcgEncoder):
             `last_hidden_state` `(batch, num_tokens, hidden_size)`; `pooler_output` is its mean over tokens.
         """
         check_ecg_shape(ecg_values, self.config.num_leads, self.config.num_samples)
-        hidden = mask_missing_leads(ecg_values, lead_mask)
+        # The processor's float32 becomes the weights' type; under autocast the weights are float32 themselves.
+        hidden = mask_missing_leads(ecg_values.to(self.conv1.weight.dtype), lead_mask)
         hidden = self.pool(F.relu(self.bn1(self.conv1(hidden)), inplace=True))
         for stage in self.stages:
             hidden = stage(hidden)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import inspect
 from importlib import resources
@@ -28,13 +27,15 @@ from hf_ecgtext.errors import CheckpointError
 TextPooling = Literal["cls", "mean", "pooler"]
 TINY_BERT = "tiny-bert"
 MINILM = "minilm"
+# These count positions from pad_token_id + 1.
+_POSITIONS_AFTER_PADDING = {"camembert", "longformer", "mpnet", "roberta", "xlm-roberta"}
 
 
 class TextTower(nn.Module):
     """A text encoder that turns a batch of reports into one vector each.
 
-    A tower that is frozen as a whole runs without gradient and stays in `eval()` while the rest of the model trains,
-    unless `dropout` keeps its dropout alive, as MERL's released code does.
+    A tower that is frozen as a whole has no gradient and stays in `eval()` while the rest of the model trains, unless
+    `dropout` keeps its dropout alive, as MERL's released code does.
 
     Args:
         config ([`~transformers.PreTrainedConfig`]): Config of the encoder.
@@ -54,20 +55,33 @@ class TextTower(nn.Module):
         dropout: bool = False,
     ):
         super().__init__()
-        self.pooling, self.frozen, self.dropout = pooling, freeze, dropout
+        self.pooling, self.frozen, self.num_frozen_layers, self.dropout = pooling, freeze, num_frozen_layers, dropout
         self.model = _build_text_model(config, pooling)
-        if freeze:
+        # Where transformers looks for the tied weights of a part (T5 ties two names of its embeddings).
+        tied: dict[str, str] = self.model.all_tied_weights_keys
+        self.all_tied_weights_keys = {f"model.{copy}": f"model.{source}" for copy, source in tied.items()}
+        self.freeze_parameters()
+        self.train()  # a new module starts in training mode, where a frozen tower would use its dropout
+
+    def freeze_parameters(self) -> None:
+        """Take the gradient from what is frozen; to be repeated after `from_pretrained`, which makes new parameters.
+
+        Raises:
+            ValueError: If there are fewer layers than are to be frozen.
+        """
+        if self.frozen:
             self.model.requires_grad_(False)
-        elif num_frozen_layers:
-            layers = _encoder_layers(self.model, config)
-            if num_frozen_layers > len(layers):
-                raise ValueError(f"num_frozen_text_layers is {num_frozen_layers}; the tower has {len(layers)} layers.")
+        elif self.num_frozen_layers:
+            layers = _encoder_layers(self.model, self.model.config)
+            if self.num_frozen_layers > len(layers):
+                raise ValueError(
+                    f"num_frozen_text_layers is {self.num_frozen_layers}; the tower has {len(layers)} layers."
+                )
             self.model.get_input_embeddings().requires_grad_(False)
             if hasattr(self.model, "embeddings"):
                 self.model.embeddings.requires_grad_(False)
-            for layer in layers[:num_frozen_layers]:
+            for layer in layers[: self.num_frozen_layers]:
                 layer.requires_grad_(False)
-        self.train()  # a new module starts in training mode, where a frozen tower would use its dropout
 
     def train(self, mode: bool = True) -> Self:
         """As usual, except that a frozen tower without `dropout` stays in `eval()`."""
@@ -85,11 +99,10 @@ class TextTower(nn.Module):
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        with torch.no_grad() if self.frozen else contextlib.nullcontext():
-            output = self.model(input_ids=input_ids, attention_mask=attention_mask)
-            if self.pooling == "pooler":
-                return output.pooler_output
-            return pool_tokens(output.last_hidden_state, attention_mask, self.pooling)
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask)
+        if self.pooling == "pooler":
+            return output.pooler_output
+        return pool_tokens(output.last_hidden_state, attention_mask, self.pooling)
 
 
 def pool_tokens(hidden: Tensor, attention_mask: Tensor, pooling: Literal["cls", "mean"]) -> Tensor:
@@ -113,8 +126,7 @@ def text_max_length(config: PreTrainedConfig) -> int | None:
     limit = getattr(config, "max_position_embeddings", None)
     if limit is None or limit <= 0:
         return None
-    # RoBERTa counts positions from pad_token_id + 1.
-    return limit - (config.pad_token_id + 1) if config.model_type in {"roberta", "xlm-roberta", "camembert"} else limit
+    return limit - (config.pad_token_id + 1) if config.model_type in _POSITIONS_AFTER_PADDING else limit
 
 
 def load_text_model(
@@ -200,7 +212,9 @@ def _pooler_option(config: PreTrainedConfig, pooling: TextPooling) -> dict[str, 
 
 
 def _build_text_model(config: PreTrainedConfig, pooling: TextPooling) -> PreTrainedModel:
-    return _auto_class(config).from_config(config, **_pooler_option(config, pooling))
+    # In the type of the model around it, whatever the config's own `dtype` says about the file it came from.
+    dtype = torch.get_default_dtype()
+    return _auto_class(config).from_config(config, dtype=dtype, **_pooler_option(config, pooling))
 
 
 def _encoder_layers(model: PreTrainedModel, config: PreTrainedConfig) -> nn.ModuleList:

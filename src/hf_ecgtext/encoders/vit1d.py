@@ -143,7 +143,9 @@ class Vit1dModel(EcgEncoder):
             over tokens, normalised.
         """
         check_ecg_shape(ecg_values, self.config.num_leads, self.config.num_samples)
-        hidden = self.patch_embedding(mask_missing_leads(ecg_values, lead_mask)).transpose(1, 2)
+        # The processor's float32 becomes the weights' type; under autocast the weights are float32 themselves.
+        patches = mask_missing_leads(ecg_values.to(self.patch_embedding.weight.dtype), lead_mask)
+        hidden = self.patch_embedding(patches).transpose(1, 2)
         hidden = hidden + self.position_embedding  # (batch, tokens, hidden_size)
         for layer in self.layers:
             hidden = layer(hidden)

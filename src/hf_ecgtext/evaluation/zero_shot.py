@@ -160,6 +160,9 @@ def evaluate_zero_shot(
     Returns:
         `list[EvaluationResult]`: Per task: AUROC and average precision, over all classes and over those with at least
         20 positives, of the model and of the random encoders.
+
+    Raises:
+        ValueError: If no record of the split has a label of some task.
     """
     dataset: EcgDataset = getattr(data, split)
     was_training = model.training
@@ -172,6 +175,8 @@ def evaluate_zero_shot(
     for task in data.tasks:
         targets = task.targets(dataset)
         kept = targets.any(axis=1)
+        if not kept.any():
+            raise ValueError(f"No record of {data.name}'s {split} split has a label of task '{task.name}'.")
         for prompt_set in prompt_sets:
             prompts = load_prompt_set(task.class_names, prompt_set, task.class_members)
             scores = [

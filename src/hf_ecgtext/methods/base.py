@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, BertConfig, PreTrainedConfig, PreTrainedModel
@@ -76,7 +77,8 @@ class EcgTextModel(EcgPreTrainedModel):
 
     def __init__(self, config: EcgTextConfig):
         super().__init__(config)
-        self.ecg_encoder = AutoModel.from_config(config.ecg_config)
+        # In this model's own type: a config that was loaded in half precision still says so.
+        self.ecg_encoder = AutoModel.from_config(config.ecg_config, dtype=torch.get_default_dtype())
         self.supports_gradient_checkpointing = self.ecg_encoder.supports_gradient_checkpointing
         self.text_tower = TextTower(
             config.text_config,
@@ -85,6 +87,14 @@ class EcgTextModel(EcgPreTrainedModel):
             num_frozen_layers=config.num_frozen_text_layers,
             dropout=config.text_dropout,
         )
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in [`EcgPreTrainedModel`]; what the config freezes is frozen again, ready for further training."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if kwargs.get("output_loading_info") else loaded
+        model.text_tower.freeze_parameters()
+        return loaded
 
     @classmethod
     def from_text_model(cls, config: EcgTextConfig, text_model: PreTrainedModel) -> Self:
@@ -121,7 +131,9 @@ class EcgTextModel(EcgPreTrainedModel):
     @property
     def can_cache_text(self) -> bool:
         """Whether a report always yields the same `text_tower_embeds`: the tower is frozen and without dropout."""
-        return self.config.freeze_text and not self.config.text_dropout
+        # Somebody may have thawed it, or put adapters into it (PEFT).
+        is_trained = any(parameter.requires_grad for parameter in self.text_tower.parameters())
+        return self.config.freeze_text and not self.config.text_dropout and not is_trained
 
     def get_ecg_features(self, ecg_values: Tensor, lead_mask: Tensor | None = None) -> Tensor:
         """Embed ECGs in the shared space.

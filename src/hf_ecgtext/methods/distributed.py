@@ -80,6 +80,8 @@ class SynchronisedBatchNorm1d(nn.BatchNorm1d):
         """`(batch, channels)` or `(batch, channels, length)` to the same shape."""
         if not self.training:
             return super().forward(hidden)
+        dtype = hidden.dtype
+        hidden = hidden.to(torch.promote_types(dtype, torch.float32))  # half precision cannot even count the samples
         dims = [0] if hidden.ndim == 2 else [0, 2]
         shape = (1, -1) if hidden.ndim == 2 else (1, -1, 1)
         local = torch.cat([hidden.sum(dims), hidden.new_tensor([hidden.numel() // self.num_features])])
@@ -90,7 +92,7 @@ class SynchronisedBatchNorm1d(nn.BatchNorm1d):
         variance = _SumOverProcesses.apply(centred.square().sum(dims)) / count
         self._update_running_statistics(mean.detach(), (variance * count / (count - 1)).detach())
         normalised = centred * (variance + self.eps).rsqrt().view(shape)
-        return normalised * self.weight.view(shape) + self.bias.view(shape)
+        return (normalised * self.weight.view(shape) + self.bias.view(shape)).to(dtype)
 
     def _update_running_statistics(self, mean: Tensor, unbiased_variance: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
@@ -101,9 +103,16 @@ class SynchronisedBatchNorm1d(nn.BatchNorm1d):
         self.running_var.lerp_(unbiased_variance.to(self.running_var.dtype), momentum)
 
 
-def synchronise_batch_norm(model: ModelT) -> ModelT:
-    """Make every `BatchNorm1d` of a model see the joined batch, in place; names of weights stay the same."""
-    if next(model.parameters()).is_cuda or torch.cuda.is_available():
+def synchronise_batch_norm(model: ModelT, device: torch.device | None = None) -> ModelT:
+    """Make every `BatchNorm1d` of a model see the joined batch, in place; names of weights stay the same.
+
+    Args:
+        model (`nn.Module`): Not yet wrapped in DDP.
+        device (`torch.device`, *optional*): Where it will train; where it is now by default.
+    """
+    if device is None:
+        device = next(model.parameters()).device
+    if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for module in model.modules():
         if type(module) is nn.BatchNorm1d:

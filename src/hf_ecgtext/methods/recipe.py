@@ -14,6 +14,15 @@ from hf_ecgtext.encoders.text import load_text_model, text_max_length
 from hf_ecgtext.methods.base import EcgTextConfig, EcgTextModel
 from hf_ecgtext.processing import EcgFeatureExtractor, EcgTextProcessor
 
+_UNLIMITED = 10**12  # tokenizers without a limit report one far above this
+
+# Settings of the config that `build` fills in, and from what.
+_DERIVED = {
+    "config.text_config": "text_model",
+    "config.ecg_config.num_leads": "ecg.lead_names",
+    "config.ecg_config.num_samples": "ecg.duration_s and ecg.sampling_rate_hz",
+}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -48,11 +57,14 @@ class Recipe:
                 "config.ecg_config.depths": [1, 1, 1, 1], "ecg.sampling_rate_hz": 100, "text_model": "minilm"}`.
 
         Raises:
-            ValueError: If a name begins with no group of a recipe, or a config does not know it.
+            ValueError: If a name begins with no group of a recipe, a config does not know it, or it would have no
+                effect since it follows from other settings.
         """
         recipe = self
         for name, value in settings.items():
             group, _, rest = name.partition(".")
+            if source := next((source for start, source in _DERIVED.items() if name.startswith(start)), None):
+                raise ValueError(f"Cannot override '{name}': it follows from {source}; set that instead.")
             if group == "text_model" and not rest:
                 recipe = replace(recipe, text_model=value)
             elif group == "config" and rest:
@@ -82,8 +94,8 @@ class Recipe:
         config.ecg_config.validate()
         text_model, tokenizer = load_text_model(self.text_model, config.text_pooling, seed=seed)
         text = dict(self.text)
-        limit = text_max_length(text_model.config)
-        if limit is not None:
+        limit = min(text_max_length(text_model.config) or tokenizer.model_max_length, tokenizer.model_max_length)
+        if limit < _UNLIMITED:
             text["max_length"] = min(text.get("max_length") or limit, limit)
         processor_class = PROCESSOR_MAPPING[type(config)]
         processor = processor_class(feature_extractor=feature_extractor, tokenizer=tokenizer, **text)

@@ -21,6 +21,7 @@ class EcgPipeline(Pipeline):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self.model.eval()  # one made by hand may still train: its BatchNorm would learn from what it is asked
         for method in self._model_methods:
             if not hasattr(self.model, method):
                 raise CheckpointError(

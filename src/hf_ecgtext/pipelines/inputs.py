@@ -34,7 +34,7 @@ def prepare_ecg(
 
     Raises:
         RecordError: If the recording cannot be used.
-        ValueError: If an argument is missing or impossible, or a mapping has other keys.
+        ValueError: If an argument is missing or impossible, a mapping has other keys, or there are several recordings.
 
     Returns:
         `dict` with `ecg_values` `(1, num_leads, num_samples)` and `lead_mask` `(1, num_leads)`.
@@ -51,8 +51,14 @@ def prepare_ecg(
         ecg = read_record(ecg)
     if isinstance(ecg, EcgRecord):
         return dict(processor.feature_extractor(ecg, return_tensors="pt"))
-    return dict(
+    batch = dict(
         processor.feature_extractor(
             ecg, sampling_rate_hz=sampling_rate_hz, lead_names=lead_names, unit=unit, return_tensors="pt"
         )
     )
+    if len(batch["ecg_values"]) != 1:
+        raise ValueError(
+            f"Expected one recording, got {len(batch['ecg_values'])} in one {type(ecg).__name__}. Pass several as a "
+            "list: list(ecg)."
+        )
+    return batch

@@ -10,7 +10,7 @@ import numpy as np
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from hf_ecgtext.data.records import EcgRecord
-from hf_ecgtext.errors import RecordError
+from hf_ecgtext.errors import CheckpointError, RecordError
 from hf_ecgtext.processing.feature_extraction_ecg import EcgFeatureExtractor
 from hf_ecgtext.processing.report_cleaning import REPORT_CLEANERS
 from hf_ecgtext.processing.settings import (
@@ -82,6 +82,7 @@ class EcgTextProcessor(ProcessorMixin):
                 `ProcessorMixin.from_pretrained`, such as `revision`.
 
         Raises:
+            CheckpointError: If there is no processor, or a file of it is missing.
             TypeError: If a saved key is unknown, or a keyword argument is a misspelt setting.
         """
         own_names = [name for name in setting_names(cls) if name not in cls.get_attributes()]
@@ -89,7 +90,13 @@ class EcgTextProcessor(ProcessorMixin):
         # transformers would pass every keyword argument to the tokenizer too, which would store it.
         own = {name: kwargs.pop(name) for name in own_names if name in kwargs}
         of_extractor = {name: kwargs.pop(name) for name in setting_names(EcgFeatureExtractor) if name in kwargs}
-        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        try:
+            processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except OSError as error:
+            raise CheckpointError(
+                f"The processor of '{pretrained_model_name_or_path}' is missing or cannot be loaded. Save it beside "
+                f"the model, with processor.save_pretrained or processor.push_to_hub. The cause: {error}"
+            ) from error
         if not own and not of_extractor:
             return processor
         extractor = type(processor.feature_extractor).from_dict(processor.feature_extractor.to_dict(), **of_extractor)

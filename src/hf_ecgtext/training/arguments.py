@@ -23,7 +23,8 @@ class EcgTextTrainingArguments(TrainingArguments):
         lr_restart_steps (`int`, *optional*): Replace the schedule by cosine annealing that restarts every so many
             optimiser steps, as MERL's released code does.
         lr_restart_minimum (`float`): Learning rate at the end of each such cycle.
-        precision (`"auto"`, `"fp32"`, `"bf16"` or `"fp16"`): `"auto"` is bf16 on a GPU that supports it, else fp32.
+        precision (`"auto"`, `"fp32"`, `"bf16"` or `"fp16"`): `"auto"` is bf16 on a GPU that supports it, else fp32,
+            unless transformers' own `bf16` or `fp16` is set.
     """
 
     text_cache: bool = True
@@ -52,7 +53,12 @@ class EcgTextTrainingArguments(TrainingArguments):
             raise ValueError(f"precision must be 'auto', 'fp32', 'bf16' or 'fp16', not '{self.precision}'.")
         if self.lr_restart_steps is not None and self.lr_restart_steps < 1:
             raise ValueError(f"lr_restart_steps must be positive, not {self.lr_restart_steps}.")
-        if self.precision == "bf16" or (self.precision == "auto" and _gpu_has_bf16()):
+        asked_for = [flag for flag in ("bf16", "fp16") if getattr(self, flag)]  # transformers' own flags
+        for flag in asked_for:
+            if self.precision not in {"auto", flag}:
+                raise ValueError(f"{flag}=True contradicts precision='{self.precision}'; leave one of them out.")
+        chooses_bf16 = self.precision == "auto" and not asked_for and not self.use_cpu and _gpu_has_bf16()
+        if self.precision == "bf16" or chooses_bf16:
             self.bf16 = True
         elif self.precision == "fp16":
             self.fp16 = True

@@ -6,6 +6,7 @@ training step (PAPERS.md, "Speed of the references").
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -49,23 +50,30 @@ class TextCache:
             show_progress (`bool`): Show a progress bar.
 
         Raises:
-            ValueError: If the tower is trained or uses dropout, so that a cache would change the result.
+            RecordError: If a report is empty after cleaning and the processor refuses it.
+            ValueError: If the tower is trained or uses dropout, so that a cache would change the result, or if there
+                are no reports.
         """
         if not model.can_cache_text:
             raise ValueError("The text tower trains or uses dropout, so its outputs cannot be cached.")
         distinct = sorted({report for report in reports if report is not None}, key=lambda text: (len(text), text))
         clean = REPORT_CLEANERS[processor.report_cleaning]
         rows: dict[str, int] = {}
+        to_encode: list[str] = []  # the first report of each row, as it stands in the data: the processor cleans it
         for report in distinct:
-            rows.setdefault(clean(report), len(rows))
-        cleaned = list(rows)
+            if rows.setdefault(clean(report), len(rows)) == len(to_encode):
+                to_encode.append(report)
+        if not to_encode:
+            raise ValueError("There is no report to encode: no record of the training data has one.")
         tower = model.text_tower
         was_training = tower.training
         tower.eval()
         parts = []
-        starts = range(0, len(cleaned), batch_size)
+        starts = range(0, len(to_encode), batch_size)
         for start in tqdm(starts, desc="Encoding distinct reports", unit="batch", disable=not show_progress):
-            tokens = processor(text=cleaned[start : start + batch_size], return_tensors="pt").to(model.device)
+            texts = to_encode[start : start + batch_size]
+            names = [textwrap.shorten(text, 60) for text in texts]
+            tokens = processor(text=texts, record_ids=names, return_tensors="pt").to(model.device)
             parts.append(tower(tokens["input_ids"], tokens["attention_mask"]).float())
         tower.train(was_training)
         report_ids = {report: rows[clean(report)] for report in distinct}

@@ -31,8 +31,11 @@ class EcgTextTrainer(Trainer):
         args ([`EcgTextTrainingArguments`]): Training arguments.
         processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Saved with every checkpoint.
         train_dataset, eval_dataset (`torch.utils.data.Dataset`): Rows `{"ecg": EcgRecord, ...}` with reports, such as
-            [`~hf_ecgtext.data.storage.EcgDataset`].
+            [`~hf_ecgtext.data.storage.EcgDataset`]; `eval_dataset` may be a `dict` of several by name.
         kwargs: As in [`~transformers.Trainer`].
+
+    Raises:
+        ValueError: If a split is smaller than one batch, or one process would share its batches among several GPUs.
     """
 
     model: EcgTextModel
@@ -46,15 +49,22 @@ class EcgTextTrainer(Trainer):
         args: EcgTextTrainingArguments,
         processor: Any,
         train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
         **kwargs: Any,
     ):
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"One process sees {args.n_gpu} GPUs: transformers would cut each batch into {args.n_gpu} parts "
+                "(DataParallel) that are no negatives of each other. Start one process per GPU with "
+                "`accelerate launch`, or set CUDA_VISIBLE_DEVICES=0."
+            )
         if args.dataloader_drop_last:
             _check_size("training", train_dataset, args.per_device_train_batch_size * args.world_size)
             if args.do_eval:
-                _check_size("validation", eval_dataset, (args.per_device_eval_batch_size or 1) * args.world_size)
+                for dataset in _as_list(eval_dataset):
+                    _check_size("validation", dataset, (args.per_device_eval_batch_size or 1) * args.world_size)
         if args.world_size > 1 and args.sync_batch_norm:
-            model = synchronise_batch_norm(model)
+            model = synchronise_batch_norm(model, args.device)
         super().__init__(
             model=model,
             args=args,
@@ -74,13 +84,12 @@ class EcgTextTrainer(Trainer):
         """Fill the text cache, then train as usual."""
         if self.args.text_cache and self.model.can_cache_text:
             self._fill_text_cache()
+        self._term_sums[True], self._term_counts[True] = {}, 0  # of steps after the last log of an earlier call
         return super().train(*args, **kwargs)
 
     def _fill_text_cache(self) -> None:
         reports: set[str] = set()
-        for dataset in (self.train_dataset, self.eval_dataset):
-            if dataset is None:
-                continue
+        for dataset in [*_as_list(self.train_dataset), *_as_list(self.eval_dataset)]:
             if not hasattr(dataset, "unique_reports"):
                 logger.info("%s cannot list its reports beforehand; the text tower runs live.", type(dataset).__name__)
                 return
@@ -176,6 +185,13 @@ class EcgTextTrainer(Trainer):
             )
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
+
+
+def _as_list(datasets: Any) -> list[Any]:
+    """The one dataset, or those of a `dict`."""
+    if datasets is None:
+        return []
+    return list(datasets.values()) if isinstance(datasets, dict) else [datasets]
 
 
 def _check_size(title: str, dataset: Any, batch_size: int) -> None:

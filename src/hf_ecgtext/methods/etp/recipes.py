@@ -22,7 +22,7 @@ def quickstart() -> Recipe:
     """A thin ETP on the embedded synthetic data. Needs the extra `minilm`.
 
     Command: `python train.py --method etp --recipe quickstart --data synthetic`, two CPU cores.
-    Score: not yet run.
+    Score: AUROC 95.6 (95.1 to 96.1), seed 0, about 90 s of training.
     """
     # Mean pooling is how all-MiniLM-L6-v2 was trained.
     return Recipe(config=EtpConfig(ecg_config=thin_resnet(), projection_dim=128, text_pooling="mean"), **QUICKSTART)
