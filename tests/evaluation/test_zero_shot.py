@@ -73,7 +73,8 @@ def test_recalibrated_statistics_are_those_of_the_data(built, data):
     model, processor = built
     (twin,) = random_encoders(model, processor, data.train, seeds=(3,))
     ecg = processor.feature_extractor([row["ecg"] for row in data.train.__getitems__(range(32))], return_tensors="pt")
-    recalibrate_batch_norm(twin, [ecg])
+    single = {name: value[:1] for name, value in ecg.items()}
+    recalibrate_batch_norm(twin, [ecg, single])
     with torch.no_grad():
         first = twin.ecg_encoder.conv1(ecg["ecg_values"])
     torch.testing.assert_close(twin.ecg_encoder.bn1.running_mean, first.mean((0, 2)), rtol=1e-4, atol=1e-5)

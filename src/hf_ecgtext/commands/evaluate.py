@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_options(parser)
     parser.add_argument("--split", default="test", choices=["validation", "test"])
     parser.add_argument("--prompts", nargs="+", default=["plain"], help="prompt sets or JSON files (default: plain)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the bootstrap, and noted as the training's (%(default)s)"
+    )
     parser.add_argument("--random-encoders", type=int, default=5, help="baseline encoders (default: %(default)s)")
     parser.add_argument("--results", type=Path, help="append the result lines to this .jsonl file")
     parser.add_argument("--markdown", action="store_true", help="print Markdown instead of plain tables")

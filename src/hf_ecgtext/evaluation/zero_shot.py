@@ -117,6 +117,8 @@ def recalibrate_batch_norm(model: EcgTextModel, batches: Iterable[Mapping[str, T
         norm.train()
     if norms:
         for batch in batches:
+            if len(batch["ecg_values"]) == 1:
+                continue  # one record has no variance
             model.get_ecg_features(batch["ecg_values"].to(model.device), lead_mask=batch["lead_mask"].to(model.device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

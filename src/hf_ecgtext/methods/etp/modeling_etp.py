@@ -22,7 +22,8 @@ from hf_ecgtext.methods.etp.configuration_etp import EtpConfig
 from hf_ecgtext.methods.outputs import EcgTextOutput
 from hf_ecgtext.objectives import symmetric_info_nce
 
-_MAX_LOGIT_SCALE = 100.0  # as CLIP clips it; only a learnable temperature can reach it
+# CLIP's bound. Only a learnable temperature can reach it; beyond it the temperature gets no gradient.
+_MAX_LOGIT_SCALE = 100.0
 
 
 class EtpModel(EcgTextModel):
