@@ -15,8 +15,18 @@ from transformers.utils import has_file
 
 from hf_ecgtext.errors import CheckpointError
 
-# What transformers writes into a config or passes to it beside fields and properties.
-_BOOKKEEPING = {"auto_map", "attn_implementation", "torch_dtype", "transformers_version", "use_cache"}
+# What transformers writes into a config or passes to it beside fields and properties. The token ids come from the
+# Trainer of versions before 5.2x, which copies them from the tokenizer.
+_BOOKKEEPING = {
+    "attn_implementation",
+    "auto_map",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
 
 
 class EcgConfig(PreTrainedConfig):
