@@ -142,6 +142,19 @@ def _find_checkpoint(output_dir: Path, resume: bool) -> str | None:
     return None
 
 
+_NOTED_AT_SAVING = {
+    "_name_or_path",
+    "architectures",
+    "bos_token_id",
+    "dtype",
+    "eos_token_id",
+    "pad_token_id",
+    "processor_class",
+    "transformers_version",
+    "use_cache",
+}
+
+
 def _check_same_model(checkpoint: str, *ours: Any) -> None:
     """Refuse to resume what was trained with other settings: transformers would load whatever weights have a name here.
 
@@ -168,7 +181,7 @@ def _flat_settings(tree: Mapping[str, Any], prefix: str = "") -> set[tuple[str, 
     """Dotted names and values as JSON, without what transformers notes at saving."""
     settings: set[tuple[str, str]] = set()
     for name, value in tree.items():
-        if name in {"architectures", "dtype", "transformers_version", "_name_or_path", "processor_class"}:
+        if name in _NOTED_AT_SAVING:
             continue
         if isinstance(value, Mapping):
             settings |= _flat_settings(value, f"{prefix}{name}.")
