@@ -6,8 +6,6 @@ follow from I and II.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,17 +50,3 @@ def limb_leads_from_i_and_ii(lead_i: NDArray, lead_ii: NDArray) -> NDArray:
         `np.ndarray` of shape `(..., 6, num_samples)`: I, II, III, aVR, aVL, aVF.
     """
     return np.stack([a * lead_i + b * lead_ii for a, b in LIMB_LEAD_WEIGHTS.values()], axis=-2)
-
-
-def identity_residual(signal: NDArray, lead_names: Sequence[str], lead: str) -> float:
-    """Root-mean-square distance, in mV, between a stored limb lead and what leads I and II say it must be.
-
-    Args:
-        signal (`np.ndarray` of shape `(num_leads, num_samples)`): mV.
-        lead_names (`Sequence[str]`): Standard names of the rows; must hold I, II and `lead`.
-        lead (`str`): One of III, aVR, aVL, aVF.
-    """
-    names = list(lead_names)
-    a, b = LIMB_LEAD_WEIGHTS[lead]
-    expected = a * signal[names.index("I")] + b * signal[names.index("II")]
-    return float(np.sqrt(np.mean((signal[names.index(lead)] - expected) ** 2)))

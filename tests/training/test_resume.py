@@ -14,9 +14,8 @@ from processes import REPOSITORY, environment, launch
 from safetensors.torch import load_file
 
 from hf_ecgtext.cli import main
-from hf_ecgtext.commands.train import _check_same_model
 from hf_ecgtext.methods import get_recipe
-from hf_ecgtext.training.checkpoints import last_complete_checkpoint
+from hf_ecgtext.training.checkpoints import check_same_model, last_complete_checkpoint
 
 # 80 records leave 64 to train on: 8 steps an epoch, so that a checkpoint every 3 steps falls into its middle.
 COMMON = [
@@ -96,4 +95,4 @@ def test_checkpoints_of_another_run_are_neither_mixed_with_new_ones_nor_resumed_
     assert "trained with other settings: scaling, temperature." in capsys.readouterr().err
     assert main([*common, "--resume", "--method", "etp"]) == 1
     assert "trained with other settings" in capsys.readouterr().err
-    _check_same_model(str(checkpoint), model.config, processor.feature_extractor)
+    check_same_model(str(checkpoint), model.config, processor.feature_extractor)

@@ -6,12 +6,11 @@ import argparse
 import dataclasses
 import difflib
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoProcessor, set_seed
+from transformers import set_seed
 
 from hf_ecgtext.commands.options import add_data_options, explain_settings, parse_settings
 from hf_ecgtext.data.tasks import EcgData, open_data
@@ -20,9 +19,7 @@ from hf_ecgtext.evaluation.zero_shot import evaluate_zero_shot
 from hf_ecgtext.methods import get_recipe, method_names
 from hf_ecgtext.reporting.tables import zero_shot_table
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
-from hf_ecgtext.training.checkpoints import last_complete_checkpoint
-
-logger = logging.getLogger(__name__)
+from hf_ecgtext.training.checkpoints import check_same_model, last_complete_checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
         model, processor = recipe.build(seed=arguments.seed)  # before the data, which take longer
     if checkpoint is not None:
-        _check_same_model(checkpoint, model.config, processor.feature_extractor)
+        check_same_model(checkpoint, model.config, processor.feature_extractor)
     set_seed(arguments.seed)
     with (
         training_arguments.main_process_first(desc="reading the data"),
@@ -140,54 +137,6 @@ def _find_checkpoint(output_dir: Path, resume: bool) -> str | None:
             "--output-dir, or delete it."
         )
     return None
-
-
-_NOTED_AT_SAVING = {
-    "_name_or_path",
-    "architectures",
-    "bos_token_id",
-    "dtype",
-    "eos_token_id",
-    "pad_token_id",
-    "processor_class",
-    "transformers_version",
-    "use_cache",
-}
-
-
-def _check_same_model(checkpoint: str, *ours: Any) -> None:
-    """Refuse to resume what was trained with other settings: transformers would load whatever weights have a name here.
-
-    Args:
-        checkpoint (`str`): Folder of the checkpoint.
-        ours: The config of the model and the feature extractor that are about to be trained.
-    """
-    theirs = (AutoConfig.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint).feature_extractor)
-    differing = sorted(
-        {
-            name
-            for our, their in zip(ours, theirs, strict=True)
-            for name, _ in _flat_settings(our.to_dict()) ^ _flat_settings(their.to_dict())
-        }
-    )
-    if differing:
-        raise ValueError(
-            f"'{checkpoint}' was trained with other settings: {', '.join(differing[:5])}"
-            f"{' and more' if len(differing) > 5 else ''}. Give --method, --recipe and --set as in the first run."
-        )
-
-
-def _flat_settings(tree: Mapping[str, Any], prefix: str = "") -> set[tuple[str, str]]:
-    """Dotted names and values as JSON, without what transformers notes at saving."""
-    settings: set[tuple[str, str]] = set()
-    for name, value in tree.items():
-        if name in _NOTED_AT_SAVING:
-            continue
-        if isinstance(value, Mapping):
-            settings |= _flat_settings(value, f"{prefix}{name}.")
-        else:
-            settings.add((f"{prefix}{name}", json.dumps(value, default=str)))
-    return settings
 
 
 def _describe(trainer: EcgTextTrainer, data: EcgData) -> None:

@@ -13,8 +13,7 @@ from transformers import MODEL_MAPPING, PROCESSOR_MAPPING
 from hf_ecgtext.encoders.text import load_text_model, text_max_length
 from hf_ecgtext.methods.base import EcgTextConfig, EcgTextModel
 from hf_ecgtext.processing import EcgFeatureExtractor, EcgTextProcessor
-
-_UNLIMITED = 10**12  # tokenizers without a limit report one far above this
+from hf_ecgtext.processing.processing_ecg_text import UNLIMITED_LENGTH
 
 # Settings of the config that `build` fills in, and from what.
 _DERIVED = {
@@ -95,7 +94,7 @@ class Recipe:
         text_model, tokenizer = load_text_model(self.text_model, config.text_pooling, seed=seed)
         text = dict(self.text)
         limit = min(text_max_length(text_model.config) or tokenizer.model_max_length, tokenizer.model_max_length)
-        if limit < _UNLIMITED:
+        if limit < UNLIMITED_LENGTH:
             text["max_length"] = min(text.get("max_length") or limit, limit)
         processor_class = PROCESSOR_MAPPING[type(config)]
         processor = processor_class(feature_extractor=feature_extractor, tokenizer=tokenizer, **text)

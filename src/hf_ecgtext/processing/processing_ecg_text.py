@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_UNLIMITED = 10**12
+UNLIMITED_LENGTH = 10**12
 """Tokenizers that know no limit report a `model_max_length` far above this."""
 
 
@@ -66,7 +66,7 @@ class EcgTextProcessor(ProcessorMixin):
         self.long_text = check_choice("long_text", long_text, ("truncate", "raise"))
         self.num_truncated_texts = 0
         limit = tokenizer.model_max_length
-        if max_length is None and limit > _UNLIMITED:
+        if max_length is None and limit > UNLIMITED_LENGTH:
             raise ValueError("The tokenizer has no model_max_length: pass max_length, the tokens the text tower reads.")
         if max_length is not None and max_length > limit:
             raise ValueError(f"max_length={max_length} is more than the tokenizer's model_max_length={limit}.")
