@@ -99,7 +99,9 @@ def published_loss(model: MerlModel, ecg_values: Tensor, tokens: Mapping[str, Te
     pooled, _ = pool.attention(cls, sequence, sequence, need_weights=True)
     ecg_embeds = F.normalize(pool.projection(pooled[:, 0]), dim=-1)
     view1, view2 = (F.normalize(project(features.mean(dim=-1)), dim=-1) for project in model.uma_projections)
-    text_tower_embeds = model.text_tower(tokens["input_ids"], tokens["attention_mask"])  # without gradient
+    text_tower_embeds = model.text_tower(
+        tokens["input_ids"], tokens["attention_mask"]
+    ).pooler_output  # without gradient
     text_embeds = F.normalize(model.text_projection(text_tower_embeds), dim=-1)
 
     targets = torch.arange(len(ecg_embeds), device=ecg_embeds.device)
@@ -149,7 +151,7 @@ def our_step(
         inputs = collator([{"ecg": record} for record in batches[number]])
         inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
         if cache is not None:
-            inputs["text_tower_embeds"] = cache.lookup(inputs.pop("report_ids"))
+            inputs = cache.lookup(inputs)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
             loss = model(**inputs).loss
         loss.backward()

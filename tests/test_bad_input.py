@@ -26,7 +26,7 @@ from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.data.reading import read_record
 from hf_ecgtext.data.synthetic import SyntheticEcgGenerator
 from hf_ecgtext.leads import STANDARD_LEADS
-from hf_ecgtext.methods.merl.convert_merl_checkpoint import load_published
+from hf_ecgtext.methods.conversion import load_published
 from hf_ecgtext.processing import EcgFeatureExtractor
 
 LABELS = ["sinus rhythm", "atrial fibrillation"]

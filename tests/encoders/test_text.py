@@ -137,21 +137,21 @@ def test_the_mean_over_no_token_is_zero_and_not_nan():
 def test_pooler_pooling_is_berts_dense_and_tanh_of_the_first_token(tokens):
     tower = tiny_tower("pooler").eval()
     first_token = tower.model(**tokens).last_hidden_state[:, 0]
-    torch.testing.assert_close(tower(**tokens), torch.tanh(tower.model.pooler.dense(first_token)))
+    torch.testing.assert_close(tower(**tokens).pooler_output, torch.tanh(tower.model.pooler.dense(first_token)))
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_an_unused_pooler_is_not_built(pooling, tokens):
     tower = tiny_tower(pooling, freeze=False)
     assert tower.model.pooler is None
-    tower(**tokens).sum().backward()
+    tower(**tokens).pooler_output.sum().backward()
     assert all(parameter.grad is not None for parameter in tower.parameters())
 
 
 def test_without_a_mask_every_token_counts(tokens):
     tower = tiny_tower("mean").eval()
     everything = torch.ones_like(tokens["input_ids"])
-    assert torch.equal(tower(tokens["input_ids"]), tower(tokens["input_ids"], everything))
+    assert torch.equal(tower(tokens["input_ids"]).pooler_output, tower(tokens["input_ids"], everything).pooler_output)
 
 
 # Freezing
@@ -164,32 +164,32 @@ def test_a_frozen_tower_has_no_gradient_and_stays_in_eval_while_its_parent_train
         parent.train(mode)
         assert parent[1].training is mode
         assert not any(module.training for module in tower.modules())
-    output = tower(**tokens)
+    output = tower(**tokens).pooler_output
     assert not output.requires_grad
     assert not any(parameter.requires_grad for parameter in tower.parameters())
-    assert torch.equal(output, tower(**tokens))
+    assert torch.equal(output, tower(**tokens).pooler_output)
 
 
 def test_a_frozen_tower_is_without_dropout_even_before_the_first_call_of_train(tokens):
     tower = tiny_tower()
-    assert torch.equal(tower(**tokens), tower(**tokens))
+    assert torch.equal(tower(**tokens).pooler_output, tower(**tokens).pooler_output)
 
 
 def test_a_frozen_tower_with_dropout_is_random_in_training_only(tokens):
     tower = tiny_tower(dropout=True).train()
     assert all(module.training for module in tower.modules())
-    first, second = tower(**tokens), tower(**tokens)
+    first, second = tower(**tokens).pooler_output, tower(**tokens).pooler_output
     assert not torch.allclose(first, second)
     assert not first.requires_grad
     tower.eval()
-    assert torch.equal(tower(**tokens), tower(**tokens))
+    assert torch.equal(tower(**tokens).pooler_output, tower(**tokens).pooler_output)
 
 
 def test_a_trained_tower_follows_train_and_eval_and_has_gradients(tokens):
     tower = tiny_tower(freeze=False)
     assert all(module.training for module in tower.train().modules())
     assert not any(module.training for module in tower.eval().modules())
-    assert tower(**tokens).requires_grad
+    assert tower(**tokens).pooler_output.requires_grad
 
 
 @pytest.mark.parametrize("num_frozen_layers", [0, 1, NUM_LAYERS])
@@ -258,10 +258,10 @@ def test_the_published_limits_are_512():
 def test_padding_changes_no_output(folder, pooling):
     tower, tokenizer = tower_from(folder, pooling)
     batch = tokenizer(REPORTS, padding="max_length", max_length=40, return_tensors="pt")
-    batched = tower(batch["input_ids"], batch["attention_mask"])
+    batched = tower(batch["input_ids"], batch["attention_mask"]).pooler_output
     for report, row in zip(REPORTS, batched, strict=True):
         single = tokenizer(report, return_tensors="pt")
-        alone = tower(single["input_ids"], single["attention_mask"])[0]
+        alone = tower(single["input_ids"], single["attention_mask"]).pooler_output[0]
         torch.testing.assert_close(row, alone, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(batched[0], batched[1], atol=1e-3)  # the reports do differ
 
@@ -321,7 +321,7 @@ def test_minilm_pools_as_sentence_transformers_does():
             hidden = reference(**AutoTokenizer.from_pretrained(source)(report, return_tensors="pt")).last_hidden_state
             expected.append(hidden[0].mean(dim=0))
     torch.testing.assert_close(
-        tower(batch["input_ids"], batch["attention_mask"]), torch.stack(expected), rtol=1e-5, atol=1e-5
+        tower(batch["input_ids"], batch["attention_mask"]).pooler_output, torch.stack(expected), rtol=1e-5, atol=1e-5
     )
 
 

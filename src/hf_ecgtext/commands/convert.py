@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import PROCESSOR_MAPPING, AutoConfig, AutoTokenizer
 
 from hf_ecgtext import methods
+from hf_ecgtext.methods.conversion import load_published
 from hf_ecgtext.processing import EcgFeatureExtractor
 
 
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Convert and save model and processor."""
     converter = importlib.import_module(f"{methods.__name__}.{arguments.method}.convert_{arguments.method}_checkpoint")
     text_config = AutoConfig.from_pretrained(arguments.text_model)
-    model = converter.convert(converter.load_published(arguments.checkpoint), text_config=text_config)
+    model = converter.convert(load_published(arguments.checkpoint), text_config=text_config)
     processor = PROCESSOR_MAPPING[type(model.config)](
         feature_extractor=EcgFeatureExtractor(**converter.feature_extractor_settings()),
         tokenizer=AutoTokenizer.from_pretrained(arguments.text_model),

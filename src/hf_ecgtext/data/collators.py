@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hf_ecgtext.data.records import EcgRecord
 from hf_ecgtext.errors import RecordError
@@ -18,14 +20,23 @@ class EcgTextCollator:
         processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Prepares signals and texts.
         report_ids (`Mapping[str, int]`, *optional*): Rows of a text cache by report. A batch whose reports all have
             one carries `report_ids` of shape `(batch,)` instead of tokens.
+        token_spans (`np.ndarray` of shape `(num_cached_reports, 2)`, *optional*): First token and end of each cached
+            report, of a cache that keeps tokens. Such a batch carries `token_rows` and `attention_mask` too, each of
+            shape `(batch, num_tokens)`; padding has row 0.
     """
 
-    def __init__(self, processor: Any, report_ids: Mapping[str, int] | None = None):
+    def __init__(
+        self,
+        processor: Any,
+        report_ids: Mapping[str, int] | None = None,
+        token_spans: NDArray[np.int64] | None = None,
+    ):
         self.processor = processor
         self.report_ids = report_ids
+        self.token_spans = token_spans
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Collate rows `{"ecg": EcgRecord, ...}` into `ecg_values`, `lead_mask` and tokens or report ids.
+        """Collate rows `{"ecg": EcgRecord, ...}` into `ecg_values`, `lead_mask` and tokens or rows of the cache.
 
         Raises:
             RecordError: If a record has no report.
@@ -37,6 +48,15 @@ class EcgTextCollator:
         reports = [record.report or "" for record in records]
         if self.report_ids is not None and all(report in self.report_ids for report in reports):
             batch = dict(self.processor.feature_extractor(records, return_tensors="pt"))
-            batch["report_ids"] = torch.tensor([self.report_ids[report] for report in reports])
-            return batch
+            return batch | self._cached([self.report_ids[report] for report in reports])
         return dict(self.processor(ecg=records, text=reports, return_tensors="pt"))
+
+    def _cached(self, report_ids: list[int]) -> dict[str, torch.Tensor]:
+        rows = {"report_ids": torch.tensor(report_ids)}
+        if self.token_spans is not None:
+            starts, ends = self.token_spans[report_ids].T[:, :, None]  # each (batch, 1)
+            token_rows = starts + np.arange((ends - starts).max())
+            is_real = token_rows < ends
+            rows["token_rows"] = torch.from_numpy(np.where(is_real, token_rows, 0))
+            rows["attention_mask"] = torch.from_numpy(is_real.astype(np.int64))
+        return rows

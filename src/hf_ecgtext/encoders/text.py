@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_ecgtext.errors import CheckpointError
 
@@ -44,6 +45,7 @@ class TextTower(nn.Module):
         freeze (`bool`): Train nothing in the tower.
         num_frozen_layers (`int`): With `freeze=False`, still freeze the embeddings and this many first layers.
         dropout (`bool`): Keep the dropout of a frozen tower active in training.
+        attend_padding (`bool`): Let padding take part in attention, as D-BETA's released code does.
     """
 
     def __init__(
@@ -53,8 +55,10 @@ class TextTower(nn.Module):
         freeze: bool = True,
         num_frozen_layers: int = 0,
         dropout: bool = False,
+        attend_padding: bool = False,
     ):
         super().__init__()
+        self.attend_padding = attend_padding
         self.pooling, self.frozen, self.num_frozen_layers, self.dropout = pooling, freeze, num_frozen_layers, dropout
         self.model = _build_text_model(config, pooling)
         # Where transformers looks for the tied weights of a part (T5 ties two names of its embeddings).
@@ -87,7 +91,7 @@ class TextTower(nn.Module):
         """As usual, except that a frozen tower without `dropout` stays in `eval()`."""
         return super().train(mode and (not self.frozen or self.dropout))
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutputWithPooling:
         """Encode and pool.
 
         Args:
@@ -95,14 +99,16 @@ class TextTower(nn.Module):
             attention_mask (`torch.Tensor` of shape `(batch, num_tokens)`, *optional*): 1 for real tokens.
 
         Returns:
-            `torch.Tensor` of shape `(batch, hidden_size)`.
+            `last_hidden_state` `(batch, num_tokens, hidden_size)`; `pooler_output` `(batch, hidden_size)` is pooled as
+            `pooling` says.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        output = self.model(input_ids=input_ids, attention_mask=attention_mask)
-        if self.pooling == "pooler":
-            return output.pooler_output
-        return pool_tokens(output.last_hidden_state, attention_mask, self.pooling)
+        attended = torch.ones_like(attention_mask) if self.attend_padding else attention_mask
+        output = self.model(input_ids=input_ids, attention_mask=attended)
+        tokens = output.last_hidden_state
+        pooled = output.pooler_output if self.pooling == "pooler" else pool_tokens(tokens, attention_mask, self.pooling)
+        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled)
 
 
 def pool_tokens(hidden: Tensor, attention_mask: Tensor, pooling: Literal["cls", "mean"]) -> Tensor:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, BertConfig, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BertConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_ecgtext.encoders.base import EcgConfig, EcgPreTrainedModel
 from hf_ecgtext.encoders.resnet1d import ResNet1dConfig
 from hf_ecgtext.encoders.text import TextPooling, TextTower
+from hf_ecgtext.methods.distributed import gather_batch
 from hf_ecgtext.methods.outputs import EcgTextOutput
 
 
@@ -46,6 +55,9 @@ class EcgTextConfig(EcgConfig):
         self.text_config = _as_config(self.text_config, BertConfig)
         super().__post_init__(**kwargs)
 
+    def adopt_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Note what the method must know of the tokenizer, such as its mask token; called when a model is built."""
+
     def validate_freezing(self) -> None:
         """Called by `@strict`."""
         if self.freeze_text and self.num_frozen_text_layers:
@@ -64,16 +76,47 @@ def _as_config(config: PreTrainedConfig | dict[str, Any] | None, default: type[P
     return default(**settings) if model_type is None else AutoConfig.for_model(model_type, **settings)
 
 
+@dataclass(frozen=True)
+class TextInputs:
+    """A batch of reports: tokens, or what a text cache kept of them.
+
+    Args:
+        input_ids, attention_mask (`torch.Tensor` of shape `(batch, num_tokens)`, *optional*): From the processor.
+        tower_embeds (`torch.Tensor` of shape `(batch, text_hidden_size)`, *optional*): The tower's pooled output.
+        tower_tokens (`torch.Tensor` of shape `(batch, num_tokens, text_hidden_size)`, *optional*): The tower's last
+            layer; padding as `attention_mask` says.
+    """
+
+    input_ids: Tensor | None = None
+    attention_mask: Tensor | None = None
+    tower_embeds: Tensor | None = None
+    tower_tokens: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Number of reports; 0 where there is no text."""
+        given = self.input_ids if self.input_ids is not None else self.tower_embeds
+        return 0 if given is None else len(given)
+
+
 class EcgTextModel(EcgPreTrainedModel):
     """Base of the cross-modal methods.
 
-    A method adds its heads and implements `embed_ecg`, `embed_text` and `forward`. Everything else in the library
-    uses only what this class declares.
+    A method adds its heads and implements four things: `embed_ecg` and `embed_text` map into the shared space,
+    `training_rows` computes what the loss needs of each record, and `loss_terms` computes the named terms from the
+    rows of the joined batch. The base makes `forward` of them. Since rows are all that the loss sees, they are what is
+    gathered across processes, and what gradient caching cuts the graph at; so every method gets both for nothing.
+
+    Attributes:
+        text_cache_content (`"pooled"` or `"tokens"`): What `training_rows` needs of a frozen text tower.
+        masks_inputs (`bool`): Whether `training_rows` hides parts of its input. Then embeddings that `forward` returns
+            in `eval()` come from a second pass over the whole input.
     """
 
     config: EcgTextConfig
     base_model_prefix = ""
     input_modalities = ("ecg", "text")
+    text_cache_content: ClassVar[Literal["pooled", "tokens"]] = "pooled"
+    masks_inputs: ClassVar[bool] = False
 
     def __init__(self, config: EcgTextConfig):
         super().__init__(config)
@@ -113,6 +156,69 @@ class EcgTextModel(EcgPreTrainedModel):
         """Map `(batch, text_hidden_size)` into the shared space: `(batch, projection_dim)`, not normalised."""
 
     @abstractmethod
+    def training_rows(
+        self, ecg_values: Tensor, lead_mask: Tensor | None, text: TextInputs, **extra: Any
+    ) -> dict[str, Tensor]:
+        """What the loss is computed from, one row per record.
+
+        Row `i` depends on record `i` alone (BatchNorm aside). `"ecg"` and `"text"` hold the embeddings in the shared
+        space, as `embed_ecg` and `embed_text` give them; a loss that is a mean over something inside the records, such
+        as masked tokens, is given as its sum and its count per record.
+
+        Args:
+            ecg_values (`torch.Tensor` of shape `(batch, num_leads, num_samples)`): Scaled signal.
+            lead_mask (`torch.Tensor` of shape `(batch, num_leads)`, *optional*): `False` where a lead is missing.
+            text ([`TextInputs`]): Reports.
+            extra: What else the method's `forward` was given.
+
+        Returns:
+            `dict` of `torch.Tensor` of shape `(batch, ...)`.
+        """
+
+    def draw_noise(self, batch_size: int, num_text_tokens: int) -> dict[str, Tensor]:
+        """The random choices of `training_rows`, such as which patches to hide, each of shape `(batch_size, ...)`.
+
+        `training_rows` draws those that it is not given under their names. In `eval()` they are always the same, so
+        that validation losses can be compared. Dropout is not among them: it is what `nn.Dropout` makes of it.
+        """
+        return {}
+
+    @abstractmethod
+    def loss_terms(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The paper's terms by name, not weighted, from the rows of the joined batch of all processes.
+
+        The config's field `<name>_weight` weights a term; without one, its weight is 1.
+        """
+
+    @property
+    @abstractmethod
+    def logit_scale(self) -> float | Tensor:
+        """What multiplies the cosine similarity of an ECG and a text to give their logit."""
+
+    def loss_from_rows(self, rows: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted loss of the joined batch, and its terms.
+
+        Args:
+            rows (`dict[str, torch.Tensor]`): This process's rows, as [`training_rows`] gives them.
+
+        Returns:
+            The loss of shape `()`, and the detached, unweighted terms.
+        """
+        with torch.autocast(self.device.type, enabled=False):  # similarities in bf16 would cost 2 % of the gradient
+            flat = [
+                value.flatten(1) if value.ndim > 1 else value.unsqueeze(1)
+                for value in (row.to(torch.promote_types(row.dtype, torch.float32)) for row in rows.values())
+            ]
+            joined = gather_batch(*flat, with_grad=getattr(self.config, "gather_with_grad", True))
+            terms = self.loss_terms(
+                {
+                    name: value.reshape(len(value), *row.shape[1:])
+                    for (name, row), value in zip(rows.items(), joined, strict=True)
+                }
+            )
+            loss = torch.stack([getattr(self.config, f"{name}_weight", 1.0) * term for name, term in terms.items()])
+        return loss.sum(), {name: term.detach() for name, term in terms.items()}
+
     def forward(
         self,
         ecg_values: Tensor | None = None,
@@ -120,17 +226,65 @@ class EcgTextModel(EcgPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         text_tower_embeds: Tensor | None = None,
+        text_tower_tokens: Tensor | None = None,
+        return_rows: bool = False,
+        **extra: Any,
     ) -> EcgTextOutput:
-        """Embed what is given; with both modalities, also compute the loss."""
+        """Embed what is given; with as many reports as ECGs, also compute the loss.
 
-    @property
-    @abstractmethod
-    def logit_scale(self) -> float | Tensor:
-        """What multiplies the cosine similarity of an ECG and a text to give their logit."""
+        Args:
+            ecg_values (`torch.Tensor` of shape `(batch, num_leads, num_samples)`, *optional*): Scaled signal.
+            lead_mask (`torch.Tensor` of shape `(batch, num_leads)`, *optional*): `False` where a lead is missing.
+            input_ids, attention_mask (`torch.Tensor` of shape `(batch, num_tokens)`, *optional*): Reports.
+            text_tower_embeds (`torch.Tensor` of shape `(batch, text_hidden_size)`, *optional*): Instead of tokens.
+            text_tower_tokens (`torch.Tensor` of shape `(batch, num_tokens, text_hidden_size)`, *optional*): Beside
+                `text_tower_embeds`, for methods that read the tower's tokens.
+            return_rows (`bool`): Return only what the loss is computed from (gradient caching does).
+            extra: What the method's `training_rows` takes beside.
+        """
+        text = TextInputs(input_ids, attention_mask, text_tower_embeds, text_tower_tokens)
+        output = EcgTextOutput()
+        ecg_embeds = text_embeds = None
+        if ecg_values is not None and len(text) == len(ecg_values):
+            rows = self.training_rows(ecg_values, lead_mask, text, **extra)
+            if return_rows:
+                return EcgTextOutput(rows=rows)
+            output.loss, output.loss_terms = self.loss_from_rows(rows)
+            if self.training or not self.masks_inputs:
+                ecg_embeds, text_embeds = rows["ecg"], rows["text"]
+        if ecg_values is not None and ecg_embeds is None:
+            output.ecg_model_output = self.ecg_encoder(ecg_values, lead_mask=lead_mask)
+            ecg_embeds = self.embed_ecg(output.ecg_model_output)
+        if len(text) and text_embeds is None:
+            text_embeds = self.embed_text(self.encode_text(text)[0])
+        if ecg_embeds is not None:
+            output.ecg_embeds = F.normalize(ecg_embeds, dim=-1)
+        if text_embeds is not None:
+            output.text_embeds = F.normalize(text_embeds, dim=-1)
+        if output.ecg_embeds is not None and output.text_embeds is not None:
+            output.logits_per_ecg = self.logit_scale * output.ecg_embeds @ output.text_embeds.T
+        return output
+
+    def encode_text(self, text: TextInputs) -> tuple[Tensor, Tensor | None]:
+        """Run the text tower, unless what it gives is already known.
+
+        Returns:
+            Pooled output `(batch, text_hidden_size)` and last layer `(batch, num_tokens, text_hidden_size)`; of a batch
+            from a cache of pooled outputs only the former.
+
+        Raises:
+            ValueError: If there is no text.
+        """
+        if text.tower_embeds is not None:
+            return text.tower_embeds, text.tower_tokens
+        if text.input_ids is None:
+            raise ValueError("Give either input_ids or text_tower_embeds.")
+        output = self.text_tower(text.input_ids, text.attention_mask)
+        return output.pooler_output, output.last_hidden_state
 
     @property
     def can_cache_text(self) -> bool:
-        """Whether a report always yields the same `text_tower_embeds`: the tower is frozen and without dropout."""
+        """Whether a report always yields the same output of the text tower: it is frozen and without dropout."""
         # Somebody may have thawed it, or put adapters into it (PEFT).
         is_trained = any(parameter.requires_grad for parameter in self.text_tower.parameters())
         return self.config.freeze_text and not self.config.text_dropout and not is_trained
@@ -164,11 +318,8 @@ class EcgTextModel(EcgPreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(batch, projection_dim)`: L2-normalised.
         """
-        if text_tower_embeds is None:
-            if input_ids is None:
-                raise ValueError("Give either input_ids or text_tower_embeds.")
-            text_tower_embeds = self.text_tower(input_ids, attention_mask)
-        return F.normalize(self.embed_text(text_tower_embeds), dim=-1)
+        pooled, _tokens = self.encode_text(TextInputs(input_ids, attention_mask, text_tower_embeds))
+        return F.normalize(self.embed_text(pooled), dim=-1)
 
     def get_probe_features(self, ecg_values: Tensor, lead_mask: Tensor | None = None) -> Tensor:
         """Features for linear probes: the ECG encoder's pooled output, `(batch, ecg_hidden_size)`, not normalised."""
@@ -177,3 +328,13 @@ class EcgTextModel(EcgPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         """The text encoder's token embeddings."""
         return self.text_tower.model.get_input_embeddings()
+
+
+def check_no_extra_inputs(extra: dict[str, Any]) -> None:
+    """Refuse inputs that a method would ignore.
+
+    Raises:
+        TypeError: If there are any; the message names them.
+    """
+    if extra:
+        raise TypeError(f"This method's forward takes no {', '.join(sorted(extra))}.")

@@ -14,12 +14,15 @@ class EcgTextOutput(ModelOutput):
     """Output of a cross-modal model.
 
     Args:
-        loss (`torch.Tensor` of shape `()`, *optional*): Weighted sum of `loss_terms`; absent where one modality is.
+        loss (`torch.Tensor` of shape `()`, *optional*): Weighted sum of `loss_terms`; absent where one modality is,
+            or where there are not as many texts as ECGs.
         loss_terms (`dict[str, torch.Tensor]`, *optional*): The terms under their paper's names, detached, unweighted.
         logits_per_ecg (`torch.Tensor` of shape `(num_ecgs, num_texts)`, *optional*): Scaled similarities.
         ecg_embeds (`torch.Tensor` of shape `(num_ecgs, projection_dim)`, *optional*): L2-normalised.
         text_embeds (`torch.Tensor` of shape `(num_texts, projection_dim)`, *optional*): L2-normalised.
-        ecg_model_output (`BaseModelOutputWithPooling`, *optional*): Tokens and pooled output of the ECG encoder.
+        ecg_model_output (`BaseModelOutputWithPooling`, *optional*): Tokens and pooled output of the ECG encoder, where
+            no loss was computed.
+        rows (`dict[str, torch.Tensor]`, *optional*): On request, what the loss would be computed from, and no loss.
     """
 
     loss: Tensor | None = None
@@ -28,3 +31,4 @@ class EcgTextOutput(ModelOutput):
     ecg_embeds: Tensor | None = None
     text_embeds: Tensor | None = None
     ecg_model_output: BaseModelOutputWithPooling | None = None
+    rows: dict[str, Tensor] | None = None

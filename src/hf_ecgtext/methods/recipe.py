@@ -92,6 +92,7 @@ class Recipe:
         config.ecg_config.num_samples = feature_extractor.num_samples
         config.ecg_config.validate()
         text_model, tokenizer = load_text_model(self.text_model, config.text_pooling, seed=seed)
+        config.adopt_tokenizer(tokenizer)
         text = dict(self.text)
         limit = min(text_max_length(text_model.config) or tokenizer.model_max_length, tokenizer.model_max_length)
         if limit < UNLIMITED_LENGTH:

@@ -10,7 +10,9 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -19,16 +21,30 @@ from hf_ecgtext.processing import REPORT_CLEANERS
 
 
 class TextCache:
-    """Pooled text-tower outputs by report.
+    """Text-tower outputs by report.
 
     Args:
         report_ids (`dict[str, int]`): Row of each report; reports that read alike after cleaning share a row.
         embeds (`torch.Tensor` of shape `(num_distinct_reports, text_hidden_size)`): The tower's pooled outputs.
+        tokens (`torch.Tensor` of shape `(num_tokens, text_hidden_size)`, *optional*): The tower's last layer at
+            the real tokens of all reports, one report after the other, for methods that read it.
+        token_counts (`torch.Tensor` of shape `(num_distinct_reports,)`, *optional*): Real tokens of each report.
     """
 
-    def __init__(self, report_ids: dict[str, int], embeds: Tensor):
+    def __init__(
+        self,
+        report_ids: dict[str, int],
+        embeds: Tensor,
+        tokens: Tensor | None = None,
+        token_counts: Tensor | None = None,
+    ):
         self.report_ids = report_ids
         self.embeds = embeds
+        self.tokens = tokens
+        self.token_spans: NDArray[np.int64] | None = None
+        if token_counts is not None:
+            ends = token_counts.numpy().cumsum()
+            self.token_spans = np.stack([ends - token_counts.numpy(), ends], axis=1)  # (num_distinct_reports, 2)
 
     @classmethod
     @torch.no_grad()
@@ -68,23 +84,44 @@ class TextCache:
         tower = model.text_tower
         was_training = tower.training
         tower.eval()
-        parts = []
+        keeps_tokens = model.text_cache_content == "tokens"
+        parts, token_parts, counts = [], [], []
         starts = range(0, len(to_encode), batch_size)
         for start in tqdm(starts, desc="Encoding distinct reports", unit="batch", disable=not show_progress):
             texts = to_encode[start : start + batch_size]
             names = [textwrap.shorten(text, 60) for text in texts]
             tokens = processor(text=texts, record_ids=names, return_tensors="pt").to(model.device)
-            parts.append(tower(tokens["input_ids"], tokens["attention_mask"]).float())
+            output = tower(tokens["input_ids"], tokens["attention_mask"])
+            parts.append(output.pooler_output.float())
+            if keeps_tokens:
+                is_real = tokens["attention_mask"].bool()
+                token_parts.append(output.last_hidden_state[is_real].float())
+                counts.append(is_real.sum(dim=1).cpu())
         tower.train(was_training)
         report_ids = {report: rows[clean(report)] for report in distinct}
-        return cls(report_ids, torch.cat(parts))
+        if not keeps_tokens:
+            return cls(report_ids, torch.cat(parts))
+        return cls(report_ids, torch.cat(parts), torch.cat(token_parts), torch.cat(counts))
 
     def __len__(self) -> int:
         """Number of distinct reports after cleaning."""
         return len(self.embeds)
 
-    def lookup(self, report_ids: Tensor) -> Tensor:
-        """Pooled outputs `(batch, text_hidden_size)` for the ids `(batch,)` that the collator attached."""
+    def lookup(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch with the tower's outputs in the place of the rows that the collator attached.
+
+        Args:
+            batch (`dict[str, Any]`): From [`~hf_ecgtext.data.collators.EcgTextCollator`]; one that holds tokens instead
+                of `report_ids` comes back as it is.
+        """
+        if "report_ids" not in batch:
+            return batch
+        batch = dict(batch)
+        report_ids = batch.pop("report_ids")
         if self.embeds.device != report_ids.device:
             self.embeds = self.embeds.to(report_ids.device)
-        return self.embeds[report_ids]
+            self.tokens = None if self.tokens is None else self.tokens.to(report_ids.device)
+        batch["text_tower_embeds"] = self.embeds[report_ids]
+        if self.tokens is not None:
+            batch["text_tower_tokens"] = self.tokens[batch.pop("token_rows")]
+        return batch

@@ -103,16 +103,15 @@ class EcgTextTrainer(Trainer):
         )
         if isinstance(self.data_collator, EcgTextCollator):
             self.data_collator.report_ids = self.text_cache.report_ids
+            self.data_collator.token_spans = self.text_cache.token_spans
         logger.info("Text cache: %d distinct reports.", len(self.text_cache))
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The model's own loss; its terms are summed on the device until the next log."""
-        report_ids = inputs.pop("report_ids", None)
-        if report_ids is not None:
-            assert self.text_cache is not None  # only a filled cache makes the collator attach ids
-            inputs["text_tower_embeds"] = self.text_cache.lookup(report_ids)
+        if self.text_cache is not None:
+            inputs = self.text_cache.lookup(inputs)
         outputs = model(**inputs)
         sums = self._term_sums[model.training]
         for name, value in (outputs["loss_terms"] or {}).items():

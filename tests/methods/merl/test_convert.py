@@ -12,7 +12,8 @@ from hf_ecgtext.cli import main
 from hf_ecgtext.encoders.text import tiny_bert_tokenizer
 from hf_ecgtext.errors import CheckpointError
 from hf_ecgtext.leads import MIMIC_LEADS
-from hf_ecgtext.methods.merl.convert_merl_checkpoint import convert, load_published
+from hf_ecgtext.methods.conversion import load_published
+from hf_ecgtext.methods.merl.convert_merl_checkpoint import convert
 
 
 @pytest.fixture(scope="module")

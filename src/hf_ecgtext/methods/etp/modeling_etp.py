@@ -8,6 +8,7 @@ could be read otherwise.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,8 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_ecgtext.encoders.heads import projection_head
-from hf_ecgtext.methods.base import EcgTextModel
-from hf_ecgtext.methods.distributed import gather_batch
+from hf_ecgtext.methods.base import EcgTextModel, TextInputs, check_no_extra_inputs
 from hf_ecgtext.methods.etp.configuration_etp import EtpConfig
-from hf_ecgtext.methods.outputs import EcgTextOutput
 from hf_ecgtext.objectives import symmetric_info_nce
 
 # CLIP's bound. Only a learnable temperature can reach it; beyond it the temperature gets no gradient.
@@ -68,36 +67,15 @@ class EtpModel(EcgTextModel):
         """`(batch, projection_dim)`, not normalised."""
         return self.text_projection(text_tower_embeds)
 
-    def forward(
-        self,
-        ecg_values: Tensor | None = None,
-        lead_mask: Tensor | None = None,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        text_tower_embeds: Tensor | None = None,
-    ) -> EcgTextOutput:
-        """Embed what is given; with both modalities, also compute the loss.
+    def training_rows(
+        self, ecg_values: Tensor, lead_mask: Tensor | None, text: TextInputs, **extra: Any
+    ) -> dict[str, Tensor]:
+        """Embeddings of both modalities, each `(batch, projection_dim)`."""
+        check_no_extra_inputs(extra)
+        ecg_embeds = self.embed_ecg(self.ecg_encoder(ecg_values, lead_mask=lead_mask))
+        return {"ecg": ecg_embeds, "text": self.embed_text(self.encode_text(text)[0])}
 
-        Args:
-            ecg_values (`torch.Tensor` of shape `(batch, num_leads, num_samples)`, *optional*): Scaled signal.
-            lead_mask (`torch.Tensor` of shape `(batch, num_leads)`, *optional*): `False` where a lead is missing.
-            input_ids, attention_mask (`torch.Tensor` of shape `(batch, num_tokens)`, *optional*): Reports.
-            text_tower_embeds (`torch.Tensor` of shape `(batch, text_hidden_size)`, *optional*): Instead of tokens.
-
-        Returns:
-            [`EcgTextOutput`] with the term `contrastive` (the paper's L_total, eq. 5).
-        """
-        output = EcgTextOutput()
-        if ecg_values is not None:
-            output.ecg_model_output = self.ecg_encoder(ecg_values, lead_mask=lead_mask)
-            output.ecg_embeds = F.normalize(self.embed_ecg(output.ecg_model_output), dim=-1)
-        if input_ids is not None or text_tower_embeds is not None:
-            output.text_embeds = self.get_text_features(input_ids, attention_mask, text_tower_embeds)
-        if output.ecg_embeds is None or output.text_embeds is None:
-            return output
-
-        output.logits_per_ecg = self.logit_scale * output.ecg_embeds @ output.text_embeds.T
-        ecg, text = gather_batch(output.ecg_embeds, output.text_embeds)
-        output.loss = symmetric_info_nce(ecg, text, 1.0 / self.logit_scale, self.config.loss_reduction)
-        output.loss_terms = {"contrastive": output.loss.detach()}
-        return output
+    def loss_terms(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The term `contrastive` (the paper's L_total, eq. 5)."""
+        ecg, text = (F.normalize(rows[name], dim=-1) for name in ("ecg", "text"))
+        return {"contrastive": symmetric_info_nce(ecg, text, 1.0 / self.logit_scale, self.config.loss_reduction)}

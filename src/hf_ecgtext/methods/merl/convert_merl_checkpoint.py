@@ -7,13 +7,10 @@ MIMIC-IV-ECG's order: use `feature_extractor_settings()` for the processor that 
 
 from __future__ import annotations
 
-import os
-import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import BertConfig, PreTrainedConfig
 
@@ -21,6 +18,7 @@ from hf_ecgtext.encoders.resnet1d import ResNet1dConfig
 from hf_ecgtext.encoders.vit1d import Vit1dConfig
 from hf_ecgtext.errors import CheckpointError
 from hf_ecgtext.leads import MIMIC_LEADS
+from hf_ecgtext.methods.conversion import Renames, fill_model, plain_state_dict, rename
 from hf_ecgtext.methods.merl.configuration_merl import MerlConfig
 from hf_ecgtext.methods.merl.modeling_merl import MerlModel
 
@@ -29,8 +27,8 @@ CAVEATS = (
     "They read leads in MIMIC's order (aVF before aVL), which the saved processor takes care of."
 )
 
-# Left: the published name; right: ours. The first pattern that matches wins.
-_RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+# Left: the published name; right: ours.
+_RENAMES: Renames = (
     (r"^lm_model\.", "text_tower.model."),
     (r"^proj_t\.", "text_projection."),
     (r"^linear([12])\.weight$", lambda match: f"uma_projections.{int(match[1]) - 1}.0.weight"),
@@ -75,7 +73,7 @@ def convert(
     Raises:
         CheckpointError: If weights are missing, left over or of another shape, each named; or if this is no MERL file.
     """
-    published = _plain_state_dict(state_dict)
+    published = plain_state_dict(state_dict, "MERL", wrappers=("model_state_dict",))
     if not any(name.startswith("ecg_encoder.") for name in published):
         raise CheckpointError(
             f"This is no MERL checkpoint: no key begins with 'ecg_encoder.'. Its first keys: {list(published)[:5]}."
@@ -89,46 +87,7 @@ def convert(
     config = MerlConfig(text_config=text_config if text_config is not None else BertConfig(), **overrides)
     model = MerlModel(config)
 
-    converted = {_rename(name): tensor for name, tensor in published.items() if not _UNUSED.match(name)}
-    expected = model.state_dict()
-    missing = sorted(expected.keys() - converted.keys())
-    left_over = sorted(converted.keys() - expected.keys())
-    shapes = [
-        f"{name}: {tuple(converted[name].shape)} instead of {tuple(expected[name].shape)}"
-        for name in sorted(expected.keys() & converted.keys())
-        if converted[name].shape != expected[name].shape
-    ]
-    problems = [
-        f"{title} {names[:8]}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
-        for title, names in (("missing:", missing), ("left over:", left_over), ("of another shape:", shapes))
-        if names
-    ]
-    if problems:
-        raise CheckpointError(f"These weights do not make a complete MERL model; {'; '.join(problems)}.")
-    model.load_state_dict(converted)
-    return model.eval()
-
-
-def load_published(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a published file. `weights_only=True` refuses a pickle that would run code.
-
-    Raises:
-        CheckpointError: If the file is damaged, or holds anything but tensors and plain containers.
-        OSError: If it cannot be opened.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, KeyError, IndexError, RuntimeError, ValueError) as error:
-        # torch says at length which switch would run the code: keep only the name of what it refused.
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it would run {refused[1]}" if refused else "it is damaged, or something else"
-        raise CheckpointError(
-            f"'{path}' is not a plain file of weights ({reason}) and was not opened. Download it again from its "
-            "author, or ask for a plain state dict."
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"'{path}' holds a {type(content).__name__}, not a state dict.")
-    return content
+    return fill_model(model, rename(published, _RENAMES, _UNUSED), "MERL model")
 
 
 def feature_extractor_settings() -> dict[str, Any]:
@@ -144,14 +103,6 @@ def feature_extractor_settings() -> dict[str, Any]:
 def text_settings() -> dict[str, Any]:
     """How the published weights want their reports."""
     return {"max_length": 256, "report_cleaning": "mimic"}
-
-
-def _plain_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
-    weights = state_dict.get("model_state_dict", state_dict)
-    strangers = [name for name, value in weights.items() if not isinstance(value, Tensor)]
-    if strangers:
-        raise CheckpointError(f"This is no MERL state dict: {strangers[:5]} are not tensors.")
-    return {name.removeprefix("module."): value for name, value in weights.items()}
 
 
 def _ecg_config(published: Mapping[str, Tensor]) -> ResNet1dConfig | Vit1dConfig:
@@ -184,11 +135,3 @@ def _ecg_config(published: Mapping[str, Tensor]) -> ResNet1dConfig | Vit1dConfig
         "This is no MERL checkpoint: it has neither 'ecg_encoder.conv1.weight' (ResNet) nor "
         f"'ecg_encoder.to_patch_embedding.weight' (ViT). Its first keys: {list(published)[:5]}."
     )
-
-
-def _rename(name: str) -> str:
-    for pattern, replacement in _RENAMES:
-        name, count = re.subn(pattern, replacement, name)
-        if count:
-            return name
-    return name

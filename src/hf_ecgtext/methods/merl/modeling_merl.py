@@ -8,6 +8,8 @@ An ECG encoder and a frozen text encoder meet in a space of 256 dimensions. Two 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,10 +18,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_ecgtext.encoders.heads import projection_head
 from hf_ecgtext.encoders.resnet1d import ResNet1dConfig
-from hf_ecgtext.methods.base import EcgTextModel
-from hf_ecgtext.methods.distributed import gather_batch
+from hf_ecgtext.methods.base import EcgTextModel, TextInputs, check_no_extra_inputs
 from hf_ecgtext.methods.merl.configuration_merl import MerlConfig
-from hf_ecgtext.methods.outputs import EcgTextOutput
 from hf_ecgtext.objectives import symmetric_info_nce
 
 
@@ -134,43 +134,21 @@ class MerlModel(EcgTextModel):
             else self.embed_ecg(encoder_output)
         )
 
-    def forward(
-        self,
-        ecg_values: Tensor | None = None,
-        lead_mask: Tensor | None = None,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        text_tower_embeds: Tensor | None = None,
-    ) -> EcgTextOutput:
-        """Embed what is given; with both modalities, also compute the loss.
+    def training_rows(
+        self, ecg_values: Tensor, lead_mask: Tensor | None, text: TextInputs, **extra: Any
+    ) -> dict[str, Tensor]:
+        """Embeddings of both modalities, and two dropout views of the ECG, each `(batch, projection_dim)`."""
+        check_no_extra_inputs(extra)
+        embedding, uma_input = self.ecg_head(self.ecg_encoder(ecg_values, lead_mask=lead_mask))
+        first, second = (projection(uma_input) for projection in self.uma_projections)
+        text_embeds = self.embed_text(self.encode_text(text)[0])
+        return {"ecg": embedding, "text": text_embeds, "first_view": first, "second_view": second}
 
-        Args:
-            ecg_values (`torch.Tensor` of shape `(batch, num_leads, num_samples)`, *optional*): Scaled signal.
-            lead_mask (`torch.Tensor` of shape `(batch, num_leads)`, *optional*): `False` where a lead is missing.
-            input_ids, attention_mask (`torch.Tensor` of shape `(batch, num_tokens)`, *optional*): Reports.
-            text_tower_embeds (`torch.Tensor` of shape `(batch, text_hidden_size)`, *optional*): Instead of tokens.
-
-        Returns:
-            [`EcgTextOutput`] with the terms `cma` and `uma`.
-        """
-        output = EcgTextOutput()
-        if ecg_values is not None:
-            output.ecg_model_output = self.ecg_encoder(ecg_values, lead_mask=lead_mask)
-            embedding, uma_input = self.ecg_head(output.ecg_model_output)
-            output.ecg_embeds = F.normalize(embedding, dim=-1)
-        if input_ids is not None or text_tower_embeds is not None:
-            output.text_embeds = self.get_text_features(input_ids, attention_mask, text_tower_embeds)
-        if output.ecg_embeds is None or output.text_embeds is None:
-            return output
-
-        config = self.config
-        output.logits_per_ecg = self.logit_scale * output.ecg_embeds @ output.text_embeds.T
-        views = [F.normalize(projection(uma_input), dim=-1) for projection in self.uma_projections]
-        ecg, text, view1, view2 = gather_batch(
-            output.ecg_embeds, output.text_embeds, *views, with_grad=config.gather_with_grad
-        )
-        cma = symmetric_info_nce(ecg, text, config.temperature, config.loss_reduction)
-        uma = symmetric_info_nce(view1, view2, config.temperature, config.loss_reduction)
-        output.loss = config.cma_weight * cma + config.uma_weight * uma
-        output.loss_terms = {"cma": cma.detach(), "uma": uma.detach()}
-        return output
+    def loss_terms(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The terms `cma` and `uma`."""
+        unit = {name: F.normalize(value, dim=-1) for name, value in rows.items()}
+        settings = (self.config.temperature, self.config.loss_reduction)
+        return {
+            "cma": symmetric_info_nce(unit["ecg"], unit["text"], *settings),
+            "uma": symmetric_info_nce(unit["first_view"], unit["second_view"], *settings),
+        }
