@@ -1,4 +1,4 @@
-"""`hf-ecgtext train | evaluate | classify | convert`."""
+"""`hf-ecgtext train | evaluate | compare | classify | convert`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from hf_ecgtext.commands import classify, convert, evaluate, train
+from hf_ecgtext.commands import classify, compare, convert, evaluate, train
 from hf_ecgtext.errors import EcgTextError
 
-_COMMANDS = {"train": train, "evaluate": evaluate, "classify": classify, "convert": convert}
+_COMMANDS = {"train": train, "evaluate": evaluate, "compare": compare, "classify": classify, "convert": convert}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -52,6 +52,7 @@ class EvaluationResult:
         confidence (`float`): Coverage of the intervals.
         num_resamples (`int`): Bootstrap resamples behind the intervals, all score arrays together.
         num_undefined (`dict[str, int]`): Resamples in which a class had no value; classes with none are left out.
+        compared_with (`str`, *optional*): Of a paired difference: the checkpoint whose values were subtracted.
         library_versions (`dict[str, str]`): See `library_versions`.
         command (`str`): The command line that made this result.
         date (`str`): ISO 8601, UTC.
@@ -78,6 +79,7 @@ class EvaluationResult:
     confidence: float = 0.95
     num_resamples: int = 0
     num_undefined: dict[str, int] = field(default_factory=dict)
+    compared_with: str | None = None
     library_versions: dict[str, str] = field(default_factory=lambda: library_versions())
     command: str = field(default_factory=lambda: shlex.join(sys.argv))
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -153,7 +155,8 @@ class EvaluationResult:
             raise ResultError("not a JSON object.")
         known = {entry.name for entry in fields(cls)}
         # Fields with a default describe when and how; a line without them must not get today's date and versions.
-        if missing := known - set(content):
+        # Lines from before there were comparisons do not say that they are none.
+        if missing := known - set(content) - {"compared_with"}:
             raise ResultError(f"lacks the fields {sorted(missing)}.")
         if unknown := set(content) - known:
             raise ResultError(f"has the unknown fields {sorted(unknown)}.")

@@ -20,10 +20,9 @@ from tqdm.auto import tqdm
 
 from hf_ecgtext.data.storage import EcgDataset
 from hf_ecgtext.data.tasks import EcgData
-from hf_ecgtext.evaluation.bootstrap import bootstrap_intervals
-from hf_ecgtext.evaluation.metrics import FREQUENT_CLASS_MIN_POSITIVES
 from hf_ecgtext.evaluation.prompt_sets import load_prompt_set
 from hf_ecgtext.evaluation.results import EvaluationResult
+from hf_ecgtext.evaluation.scores import ZeroShotScores
 from hf_ecgtext.methods.base import EcgTextModel
 
 
@@ -125,55 +124,26 @@ def recalibrate_batch_norm(model: EcgTextModel, batches: Iterable[Mapping[str, T
         norm.eval()
 
 
-def evaluate_zero_shot(
+def zero_shot_scores(
     model: EcgTextModel,
     processor: Any,
     data: EcgData,
     *,
-    checkpoint: str,
-    seed: int,
     split: str = "test",
     prompt_sets: Sequence[str] = ("plain",),
     num_random_encoders: int = 5,
-    num_resamples: int = 1000,
     batch_size: int = 64,
     num_workers: int = 0,
     show_progress: bool = True,
-) -> list[EvaluationResult]:
-    """Answer every task of some data zero-shot, and say how sure the answer is.
-
-    Records without any label of a task stay out of it, as in the published splits.
-
-    Args:
-        model ([`EcgTextModel`]): The trained model.
-        processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Its processor.
-        data ([`EcgData`]): Splits and tasks; the training split calibrates the random encoders.
-        checkpoint (`str`): Name or path, for the result lines.
-        seed (`int`): Seed of the training, for the result lines, and of the bootstrap.
-        split (`str`): `"test"` or `"validation"`.
-        prompt_sets (`Sequence[str]`): Names of [`~hf_ecgtext.evaluation.prompt_sets.list_prompt_sets`], or JSON files;
-            the ECGs are embedded once for all of them.
-        num_random_encoders (`int`): Random encoders whose pooled results stand beside the model's.
-        num_resamples (`int`): Bootstrap resamples.
-        batch_size (`int`): Records per forward pass.
-        num_workers (`int`): Processes that read and prepare.
-        show_progress (`bool`): Show a progress bar.
-
-    Returns:
-        `list[EvaluationResult]`: Per task: AUROC and average precision, over all classes and over those with at least
-        20 positives, of the model and of the random encoders.
-
-    Raises:
-        ValueError: If no record of the split has a label of some task.
-    """
+) -> list[ZeroShotScores]:
+    """Answer every task of some data zero-shot; the arguments are those of [`evaluate_zero_shot`]."""
     dataset: EcgDataset = getattr(data, split)
     was_training = model.training
     model.eval()
-    seeds = tuple(range(num_random_encoders))
-    encoders = [model, *random_encoders(model, processor, data.train, seeds)]
+    encoders = [model, *random_encoders(model, processor, data.train, range(num_random_encoders))]
     embeds = embed_ecgs(encoders, processor, dataset, batch_size, num_workers, show_progress)
     patients = _patients(dataset)
-    results: list[EvaluationResult] = []
+    answers = []
     for task in data.tasks:
         targets = task.targets(dataset)
         kept = targets.any(axis=1)
@@ -185,40 +155,60 @@ def evaluate_zero_shot(
                 (ecg @ class_embeddings(encoder, processor, prompts.prompts).float().cpu().numpy().T)[kept]
                 for encoder, ecg in zip(encoders, embeds, strict=True)
             ]
-            provenance: dict[str, Any] = {
-                "task": task.name,
-                "protocol": "strict",
-                "num_records": int(kept.sum()),
-                "checkpoint": checkpoint,
-                "data": {"name": data.name, "revision": data.revision, "split": split},
-                "prompts": prompts.name,
-            }
-            runs: list[tuple[str, list[NDArray[np.float32]], int | tuple[int, ...]]] = [("trained", scores[:1], seed)]
-            if seeds:
-                runs.append(("random", scores[1:], seeds))
-            for kind, run_scores, run_seed in runs:
-                distributions = bootstrap_intervals(
-                    run_scores,
-                    targets[kept],
-                    None if patients is None else patients[kept].tolist(),
-                    num_resamples=num_resamples,
-                    seed=seed,
+            answers.append(
+                ZeroShotScores(
+                    task=task.name,
+                    prompts=prompts.name,
+                    class_names=tuple(task.class_names),
+                    targets=targets[kept],
+                    patients=None if patients is None else patients[kept],
+                    trained=scores[0],
+                    random=np.stack(scores[1:]) if scores[1:] else np.empty((0, *scores[0].shape), np.float32),
+                    data={"name": data.name, "revision": data.revision, "split": split},
                 )
-                results.extend(
-                    EvaluationResult.from_bootstrap(
-                        distribution,
-                        list(task.class_names),
-                        min_positives=min_positives,
-                        metric=metric,
-                        encoder=kind,
-                        seed=run_seed,
-                        **provenance,
-                    )
-                    for metric, distribution in distributions.items()
-                    for min_positives in (1, FREQUENT_CLASS_MIN_POSITIVES)
-                )
+            )
     model.train(was_training)
-    return results
+    return answers
+
+
+def evaluate_zero_shot(
+    model: EcgTextModel,
+    processor: Any,
+    data: EcgData,
+    *,
+    checkpoint: str,
+    seed: int,
+    num_resamples: int = 1000,
+    **options: Any,
+) -> list[EvaluationResult]:
+    """Answer every task of some data zero-shot, and say how sure the answer is.
+
+    Records without any label of a task stay out of it, as in the published splits.
+
+    Args:
+        model ([`EcgTextModel`]): The trained model.
+        processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Its processor.
+        data ([`EcgData`]): Splits and tasks; the training split calibrates the random encoders.
+        checkpoint (`str`): Name or path, for the result lines.
+        seed (`int`): Seed of the training, for the result lines, and of the bootstrap.
+        num_resamples (`int`): Bootstrap resamples.
+        options: `split` (`"test"` or `"validation"`); `prompt_sets`, names of
+            [`~hf_ecgtext.evaluation.prompt_sets.list_prompt_sets`] or JSON files, for all of which the ECGs are
+            embedded once; `num_random_encoders`, whose pooled results stand beside the model's; `batch_size`,
+            `num_workers` and `show_progress` of the forward passes.
+
+    Returns:
+        `list[EvaluationResult]`: Per task: AUROC and average precision, over all classes and over those with at least
+        20 positives, of the model and of the random encoders.
+
+    Raises:
+        ValueError: If no record of the split has a label of some task.
+    """
+    return [
+        result
+        for scores in zero_shot_scores(model, processor, data, **options)
+        for result in scores.results(checkpoint=checkpoint, seed=seed, num_resamples=num_resamples)
+    ]
 
 
 def _signal_batches(

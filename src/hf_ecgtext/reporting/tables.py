@@ -26,6 +26,7 @@ class Comparison(NamedTuple):
     data_name: str
     data_revision: str
     data_split: str
+    compared_with: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def group_results(results: Sequence[EvaluationResult]) -> list[ComparedResults]:
             data_name=result.data["name"],
             data_revision=result.data["revision"],
             data_split=result.data["split"],
+            compared_with=result.compared_with,
         )
         group = groups.setdefault(comparison, ComparedResults(comparison))
         group.cells[result.metric, result.encoder, result.min_positives] = result
@@ -101,7 +103,7 @@ def zero_shot_table(results: Sequence[EvaluationResult], style: Style = "markdow
         "Random encoder: the same architecture with random weights.",
         *_shared_facts(groups[0].comparison, shared),
     ]
-    return _render(header, rows, style) + "\n\n" + " ".join(notes) + "\n"
+    return render_table(header, rows, style) + "\n\n" + " ".join(notes) + "\n"
 
 
 def per_class_table(results: Sequence[EvaluationResult], task: str | None = None, style: Style = "markdown") -> str:
@@ -130,7 +132,7 @@ def per_class_table(results: Sequence[EvaluationResult], task: str | None = None
     header = ["class", f"AUROC ({coverage} CI)", "random encoder", "AUPRC", "positives"]
     facts = _shared_facts(group.comparison, dict.fromkeys(Comparison._fields, True))
     notes = [f"In percent. {group.comparison.task}, {first.num_records:,} records.", *facts]
-    return _render(header, rows, style) + "\n\n" + " ".join(notes) + "\n"
+    return render_table(header, rows, style) + "\n\n" + " ".join(notes) + "\n"
 
 
 def single_comparison(results: Sequence[EvaluationResult], task: str | None = None) -> ComparedResults:
@@ -185,7 +187,8 @@ def _shared_facts(comparison: Comparison, shared: dict[str, bool]) -> list[str]:
     return [fact[0].upper() + fact[1:] for fact in facts]
 
 
-def _render(header: list[str], rows: list[list[str]], style: Style) -> str:
+def render_table(header: list[str], rows: list[list[str]], style: Style) -> str:
+    """The rows below their header, as Markdown or as aligned plain text."""
     if style == "markdown":
         lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
         return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,188 @@
+"""`hf-ecgtext compare`: train several methods with equal budgets, and set their zero-shot answers side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_ecgtext.commands import train
+from hf_ecgtext.commands.checkpoints import load_checkpoint
+from hf_ecgtext.commands.options import add_data_options, parse_settings
+from hf_ecgtext.data.tasks import EcgData, open_data
+from hf_ecgtext.evaluation.results import EvaluationResult
+from hf_ecgtext.evaluation.scores import ZeroShotScores
+from hf_ecgtext.evaluation.zero_shot import zero_shot_scores
+from hf_ecgtext.methods import get_recipe, method_names
+from hf_ecgtext.reporting.comparison import comparison_table
+from hf_ecgtext.reporting.tables import render_table
+from hf_ecgtext.training.checkpoints import last_complete_checkpoint
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--methods", nargs="+", default=method_names(), choices=method_names(), help="default: all")
+    parser.add_argument("--recipe", default="ptb_xl_100hz", help="a recipe that all of them have (%(default)s)")
+    parser.add_argument("--reference", default="merl", help="the method that differences are taken to (%(default)s)")
+    add_data_options(parser, default="ptb_xl")
+    parser.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="NAME=VALUE", help="as in train")
+    parser.add_argument("--prompts", nargs="+", default=["plain", "members"], help="prompt sets or JSON files")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and bootstrap (%(default)s)")
+    parser.add_argument("--random-encoders", type=int, default=5, help="baseline encoders each (%(default)s)")
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs/compare"), help="default: %(default)s")
+    parser.add_argument("--results", type=Path, help="write all result lines to this .jsonl file")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown instead of plain tables")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train what is not trained yet, score what is not scored yet, compare."""
+    if arguments.reference not in arguments.methods:
+        raise ValueError(f"--reference {arguments.reference} is not among --methods {' '.join(arguments.methods)}.")
+    folders = {method: arguments.output_dir / method for method in arguments.methods}
+    for method, folder in folders.items():
+        _train(method, folder, arguments)
+    data = _open_data(arguments)
+    scores = {method: _score(method, folder, data, arguments) for method, folder in folders.items()}
+    results = _results(scores, folders, arguments)
+    if arguments.results:
+        _write(arguments.results, [result.to_json() for result in results])
+        runs = {method: _read_run(folder) for method, folder in folders.items()}
+        _write(arguments.results.with_suffix(".runs.json"), [json.dumps(runs, indent=2)])
+    style: Any = "markdown" if arguments.markdown else "terminal"
+    titles = {str(folder): method for method, folder in folders.items()}
+    for prompts in dict.fromkeys(result.prompts for result in results):
+        print(comparison_table([result for result in results if result.prompts == prompts], titles, style))
+    print(runs_table({method: _read_run(folder) for method, folder in folders.items()}, style))
+
+
+def runs_table(runs: dict[str, dict[str, Any]], style: Any = "markdown") -> str:
+    """What each training cost, so that a reader sees whether budgets were equal.
+
+    Args:
+        runs (`dict[str, dict]`): By method, as `compare` notes them in `<results>.runs.json`.
+        style (`str`): `"markdown"` or `"terminal"`.
+    """
+    header = ["method", "parameters (M)", "trained (M)", "steps", "batch", "minutes", "best epoch by validation loss"]
+    rows = [
+        [
+            method,
+            f"{run['parameters'] / 1e6:.2f}",
+            f"{run['trained_parameters'] / 1e6:.2f}",
+            f"{run['steps']:,}",
+            f"{run['batch_size']}",
+            f"{run['seconds'] / 60:.1f}",
+            "-" if run["best_epoch"] is None else f"{run['best_epoch']:g}",
+        ]
+        for method, run in runs.items()
+    ]
+    return render_table(header, rows, style)
+
+
+def _train(method: str, folder: Path, arguments: argparse.Namespace) -> None:
+    """Train one method, or go on where a killed run stopped; nothing is done twice."""
+    if _run_file(folder).is_file():
+        print(f"{method}: already trained, {folder}.")
+        return
+    if (folder / "config.json").is_file():
+        raise FileExistsError(
+            f"'{folder}' holds a model that no comparison trained. Choose another --output-dir, or delete it."
+        )
+    print(f"{method}: training with recipe {arguments.recipe} ...")
+    started = time.monotonic()
+    resume = last_complete_checkpoint(folder) is not None
+    options = argparse.Namespace(
+        method=method,
+        recipe=arguments.recipe,
+        data=arguments.data,
+        data_dir=arguments.data_dir,
+        data_set=arguments.data_set,
+        output_dir=folder,
+        overrides=arguments.overrides,
+        seed=arguments.seed,
+        resume=resume,
+        prompts=[],
+        no_zero_shot=True,
+    )
+    train.run(options)
+    state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    model, _ = load_checkpoint(str(folder))
+    best = state.get("best_global_step")
+    run = {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "trained_parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "steps": state["global_step"],
+        "batch_size": state["train_batch_size"],
+        "best_epoch": best * state["epoch"] / state["global_step"] if best else None,
+        "seconds": round(time.monotonic() - started, 1),
+        "resumed": resume,  # then the seconds are those of the last part only
+        "threads": torch.get_num_threads(),
+    }
+    _write(_run_file(folder), [json.dumps(run, indent=2)])
+
+
+def _score(method: str, folder: Path, data: EcgData, arguments: argparse.Namespace) -> list[ZeroShotScores]:
+    """The method's answers, from the files of an earlier call where they are there."""
+    index = folder / "scores" / "index.json"
+    wanted = {"prompts": arguments.prompts, "random_encoders": arguments.random_encoders, "revision": data.revision}
+    if index.is_file():
+        found = json.loads(index.read_text(encoding="utf-8"))
+        if {name: found[name] for name in wanted} == wanted:
+            return [ZeroShotScores.load(index.parent / name) for name in found["files"]]
+    print(f"{method}: zero-shot on the {data.name} test split ...")
+    model, processor = load_checkpoint(str(folder))
+    scores = zero_shot_scores(
+        model, processor, data, prompt_sets=arguments.prompts, num_random_encoders=arguments.random_encoders
+    )
+    files = [f"{number:03d}.npz" for number in range(len(scores))]
+    for name, answer in zip(files, scores, strict=True):
+        answer.save(index.parent / name)
+    _write(index, [json.dumps({**wanted, "files": files})])
+    return scores
+
+
+def _results(
+    scores: dict[str, list[ZeroShotScores]], folders: dict[str, Path], arguments: argparse.Namespace
+) -> list[EvaluationResult]:
+    results: list[EvaluationResult] = []
+    reference = scores[arguments.reference]
+    for method, answers in scores.items():
+        for answer, other in zip(answers, reference, strict=True):
+            checkpoint = str(folders[method])
+            results.extend(answer.results(checkpoint=checkpoint, seed=arguments.seed))
+            if method != arguments.reference:
+                results.extend(
+                    answer.differences(
+                        other,
+                        checkpoint=checkpoint,
+                        compared_with=str(folders[arguments.reference]),
+                        seed=arguments.seed,
+                    )
+                )
+    return results
+
+
+def _open_data(arguments: argparse.Namespace) -> EcgData:
+    recipe = get_recipe(arguments.reference, arguments.recipe)
+    options = {**recipe.data_options(arguments.data), **parse_settings(arguments.data_set)}
+    return open_data(arguments.data, arguments.data_dir, **options)
+
+
+def _run_file(folder: Path) -> Path:
+    return folder / "run.json"
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    return json.loads(_run_file(folder).read_text(encoding="utf-8"))
+
+
+def _write(path: Path, lines: list[str]) -> None:
+    """Write a text file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    unfinished.replace(path)
