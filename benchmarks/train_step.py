@@ -29,12 +29,13 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from stepping import Step, measure, our_step, print_table
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import BatchEncoding, BertConfig
@@ -52,10 +53,6 @@ BATCH_SIZE = 16
 MAX_LENGTH = 256  # tokens; the published tokeniser call
 PUBLISHED_SCALE = 1000.0  # the published file holds int16(1000 * minmax)
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-8  # the published config.yaml
-MAX_GRAD_NORM = 1.0  # default of transformers.TrainingArguments, hence of EcgTextTrainer
-
-Step = Callable[[int], object]
-"""One training step on the batch of that number."""
 
 
 def published_rows(records: list[EcgRecord]) -> list[NDArray[np.int16]]:
@@ -138,31 +135,6 @@ def published_step(
     return step
 
 
-def our_step(
-    model: MerlModel, processor: MerlProcessor, batches: list[list[EcgRecord]], cache: TextCache | None, device: str
-) -> Step:
-    """Programs (c) and, with a cache, (d)."""
-    collator = EcgTextCollator(processor, None if cache is None else cache.report_ids)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
-
-    def step(number: int) -> Tensor:
-        model.train()
-        inputs = collator([{"ecg": record} for record in batches[number]])
-        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
-        if cache is not None:
-            inputs = cache.lookup(inputs)
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
-            loss = model(**inputs).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, MAX_GRAD_NORM)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.detach()
-
-    return step
-
-
 def build_model(text_layers: int, vocab_size: int, published: bool) -> MerlModel:
     """MERL ResNet18 around a random BERT-base; `published` has the tower's dropout on and its attention eager."""
     text_config = BertConfig(num_hidden_layers=text_layers, vocab_size=max(vocab_size, BertConfig().vocab_size))
@@ -186,34 +158,6 @@ def check_equal_losses(
     loss = ours.eval()(**inputs).loss
     if not torch.allclose(loss, expected, rtol=1e-3):
         sys.exit(f"The two programs compute different losses: {expected.item()} as published, {loss.item()} ours.")
-
-
-def measure(steps: Mapping[str, Step], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of every step; round 0 warms up and is left out."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    names = list(steps)
-    for number in range(rounds + 1):
-        shift = number % len(names)
-        for name in names[shift:] + names[:shift]:
-            start = time.perf_counter()
-            steps[name](number)
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if number > 0:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def print_table(seconds: Mapping[str, list[float]]) -> None:
-    """A Markdown table; ratios are against the first row."""
-    baseline = next(iter(seconds.values()))
-    print("| step | median s | best s | samples/s (best) | (a) / step, best | (a) / step, median |")
-    print("|---|--:|--:|--:|--:|--:|")
-    for name, times in seconds.items():
-        median, best = statistics.median(times), min(times)
-        best_ratio, median_ratio = min(baseline) / best, statistics.median(baseline) / median
-        rate = BATCH_SIZE / best
-        print(f"| {name} | {median:.3f} | {best:.3f} | {rate:.1f} | {best_ratio:.1f} | {median_ratio:.1f} |")
 
 
 def main() -> None:
@@ -249,8 +193,8 @@ def main() -> None:
         {
             "(a) as published": published_step(published, processor, batches, False, device),
             "(b) as published, padding trimmed": published_step(published, processor, batches, True, device),
-            "(c) ours, live text tower": our_step(ours, processor, batches, None, device),
-            "(d) ours, cached text": our_step(ours, processor, batches, cache, device),
+            "(c) ours, live text tower": our_step(ours, processor, batches, None, device, LEARNING_RATE, WEIGHT_DECAY),
+            "(d) ours, cached text": our_step(ours, processor, batches, cache, device, LEARNING_RATE, WEIGHT_DECAY),
         },
         arguments.rounds,
         device,
@@ -266,7 +210,7 @@ def main() -> None:
         f"MERL ResNet18, batch {BATCH_SIZE} x 12 x 5000, text tower of {arguments.text_layers} layers; reports of "
         f"{statistics.mean(lengths):.0f} tokens on average, {max(lengths)} at most\n"
     )
-    print_table(seconds)
+    print_table(seconds, BATCH_SIZE)
     print(
         "\n(a) to (c) is engineering: the same computation, arranged better, but for the frozen tower's dropout, which "
         "ours leaves off.\n(d) is the text cache: exact with the tower in eval mode, as in (c). It is paid once: "

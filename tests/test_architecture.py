@@ -20,7 +20,7 @@ ALLOWED = {
     "data": set(),
     "processing": {"data"},
     "methods": {"encoders", "objectives", "processing"},
-    "training": {"methods", "data", "processing"},
+    "training": {"encoders", "methods", "data", "processing"},
     "evaluation": {"methods", "data", "processing"},
     "generation": {"encoders", "processing", "data"},
     "pipelines": {"methods", "data", "processing"},

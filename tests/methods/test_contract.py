@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,32 @@ def batch(built, synthetic_dataset) -> dict[str, torch.Tensor]:
     return EcgTextCollator(built[1])(synthetic_dataset.__getitems__(range(8)))
 
 
+@pytest.fixture
+def fixed(built, batch) -> tuple[EcgTextModel, dict[str, torch.Tensor]]:
+    """A training model without any randomness left, and a batch with the noise and the negatives that it can take."""
+    model = silence_dropout(built[0].train())
+    torch.manual_seed(0)
+    inputs = {**batch, **model.draw_noise(*batch["input_ids"].shape)}
+    if model.uses_negatives:
+        inputs["is_aligned"] = torch.tensor([True, True, False, True, False, True, True, False])
+    return model, inputs
+
+
+def silence_dropout(model: EcgTextModel) -> EcgTextModel:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def term_weights(config: EcgTextConfig) -> dict[str, float]:
+    """The fields `<term>_weight` of a config, by term."""
+    names = (field.name for field in fields(config))
+    return {name.removesuffix("_weight"): getattr(config, name) for name in names if name.endswith("_weight")}
+
+
 def test_there_are_methods():
-    assert {"etp", "merl"} <= set(METHODS)
+    assert {"cgdmer", "cmelt", "deri", "etp", "merl"} <= set(METHODS)
 
 
 def test_a_method_folder_is_complete(method):
@@ -126,6 +151,158 @@ def test_gradients_reach_everything_that_trains_and_nothing_that_is_frozen(metho
         assert all((value.grad is None) is freeze_text for value in text.values())
 
 
+@pytest.mark.parametrize("freeze_text", [True, False])
+def test_a_term_of_weight_zero_adds_nothing_and_leaves_no_parameter_without_a_gradient(method, batch, freeze_text):
+    recipe = get_recipe(method, "debug").override({"config.freeze_text": freeze_text})
+    weights = term_weights(recipe.config)
+    for off in weights if len(weights) > 1 else ():
+        model, _ = recipe.override({f"config.{off}_weight": 0.0}).build()
+        output = model.train()(**batch)
+        rest = {name: term for name, term in output.loss_terms.items() if name != off}
+        assert rest
+        expected = sum(getattr(model.config, f"{name}_weight", 1.0) * term for name, term in rest.items())
+        torch.testing.assert_close(output.loss.detach(), expected)
+        output.loss.backward()
+        without = [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
+        assert not without, f"Without {off}, these get no gradient: {without}"
+
+
+def test_every_weight_of_the_config_weights_a_term(built, batch):
+    terms, weights = set(built[0](**batch).loss_terms), term_weights(built[0].config)
+    assert terms & set(weights) == {name for name, weight in weights.items() if weight}
+
+
+def test_rows_are_all_that_the_loss_sees(fixed):
+    model, inputs = fixed
+    for mode in (True, False):
+        model.train(mode)
+        output = model(**inputs, return_rows=True)
+        assert output.loss is None
+        assert all(len(row) == 8 for row in output.rows.values())
+        for name in ("ecg", "text"):
+            assert output.rows[name].shape == (8, model.config.projection_dim)
+        loss, terms = model.loss_from_rows(output.rows)
+        expected = model(**inputs)
+        torch.testing.assert_close(loss, expected.loss, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(terms, expected.loss_terms, rtol=1e-6, atol=1e-6)
+
+
+def test_the_loss_can_be_computed_from_rows_that_were_made_in_parts(fixed):
+    model, inputs = fixed
+    model.eval()  # BatchNorm in training would see another batch
+    halves = [
+        model(**{name: value[part] for name, value in inputs.items()}, return_rows=True).rows
+        for part in (slice(0, 3), slice(3, 8))
+    ]
+    rows = {name: torch.cat([half[name] for half in halves]) for name in halves[0]}
+    torch.testing.assert_close(model.loss_from_rows(rows)[0], model(**inputs).loss, rtol=1e-5, atol=1e-5)
+
+
+def test_the_order_of_the_batch_does_not_matter(fixed):
+    model, inputs = fixed
+    model.eval()
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
+    before, after = model(**inputs), model(**{name: value[order] for name, value in inputs.items()})
+    torch.testing.assert_close(after.loss_terms, before.loss_terms, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(after.ecg_embeds, before.ecg_embeds[order], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("changed", ["ecg", "text"])
+def test_a_row_depends_on_its_own_record_only(fixed, changed):
+    model, inputs = fixed
+    model.eval()
+    other = dict(inputs)
+    for name in ("ecg_values",) if changed == "ecg" else ("input_ids", "attention_mask"):
+        other[name] = inputs[name].clone()
+        other[name][3] = inputs[name][6]
+    assert any(not torch.equal(inputs[name], other[name]) for name in inputs)
+    rows, different = (model(**given, return_rows=True).rows for given in (inputs, other))
+    rest = [record for record in range(8) if record != 3]
+    for name, row in rows.items():
+        torch.testing.assert_close(different[name][rest], row[rest], rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(different[changed][3], rows[changed][3])
+
+
+def test_unknown_inputs_are_refused(built, batch):
+    with pytest.raises(TypeError, match="no_such_input"):
+        built[0](**batch, no_such_input=torch.ones(8))
+
+
+# What is random
+
+
+def test_noise_differs_from_step_to_step_comes_back_with_the_seed_and_stays_in_evaluation(built):
+    model = built[0].train()
+    if model.masks_inputs:
+        assert model.draw_noise(8, 20), "a method that hides parts of its input draws what it hides"
+    torch.manual_seed(4)
+    first, second = model.draw_noise(8, 20), model.draw_noise(8, 20)
+    torch.manual_seed(4)
+    again = model.draw_noise(8, 20)
+    torch.manual_seed(5)
+    evaluation, later = model.eval().draw_noise(8, 20), model.draw_noise(8, 20)
+    assert set(first) == set(second) == set(again) == set(evaluation)
+    for name, noise in first.items():
+        assert len(noise) == 8
+        assert len(torch.unique(noise, dim=0)) == 8, f"{name} is the same for all records"
+        assert noise.min() >= 0
+        assert noise.max() < 1
+        assert torch.equal(again[name], noise)
+        assert not torch.equal(second[name], noise)
+        assert torch.equal(later[name], evaluation[name])
+
+
+def test_noise_and_dropout_are_all_that_is_random(fixed):
+    model, inputs = fixed
+    torch.manual_seed(1)
+    first = model(**inputs)
+    torch.manual_seed(2)
+    second = model(**inputs)
+    assert torch.equal(first.loss, second.loss)
+    noise = model.draw_noise(*inputs["input_ids"].shape)
+    rest = {name: value for name, value in inputs.items() if name not in noise}
+    torch.manual_seed(3)
+    drawn = model(**rest).loss
+    torch.manual_seed(3)
+    given = model(**rest, **model.draw_noise(*inputs["input_ids"].shape)).loss
+    torch.testing.assert_close(drawn, given, rtol=1e-6, atol=1e-6)
+    if noise:
+        assert not torch.equal(drawn, first.loss)
+
+
+def test_every_noise_has_an_effect(fixed):
+    model, inputs = fixed
+    rows = model(**inputs, return_rows=True).rows
+    for name, noise in model.draw_noise(*inputs["input_ids"].shape).items():
+        changed = model(**{**inputs, name: noise}, return_rows=True).rows
+        assert any(not torch.equal(changed[key], rows[key]) for key in rows), f"{name} changes nothing"
+
+
+def test_evaluation_is_the_same_every_time_whatever_the_seed(built, batch):
+    model = built[0].eval()
+    losses = set()
+    for seed in range(3):
+        torch.manual_seed(seed)
+        losses.add(model(**batch).loss.item())
+    assert len(losses) == 1
+
+
+def test_a_loss_under_bfloat16_autocast_is_close_to_that_in_full_precision(fixed):
+    model, inputs = fixed
+    for mode in (False, True):
+        expected = model.train(mode)(**inputs)
+        with torch.autocast("cpu", torch.bfloat16):
+            output = model(**inputs)
+        assert output.loss.dtype == torch.float32
+        torch.testing.assert_close(output.loss, expected.loss, rtol=0.03, atol=0.03)
+        torch.testing.assert_close(output.loss_terms, expected.loss_terms, rtol=0.05, atol=0.05)
+    output.loss.backward()
+    assert all(value.grad.isfinite().all() for value in model.parameters() if value.requires_grad)
+
+
+# Inference
+
+
 def test_ecg_only_and_text_only_inference_need_nothing_else(built, batch):
     model = built[0].eval()
     with torch.no_grad():
@@ -147,6 +324,14 @@ def test_what_stands_in_a_missing_lead_changes_nothing(built, batch):
     before = model.get_ecg_features(batch["ecg_values"], batch["lead_mask"])
     batch["ecg_values"][:, 3] = 7.0
     assert torch.equal(model.get_ecg_features(batch["ecg_values"], batch["lead_mask"]), before)
+
+
+def test_what_stands_in_a_missing_lead_does_not_reach_the_loss_either(fixed):
+    model, inputs = fixed
+    inputs["lead_mask"][:, 3] = False
+    before = model(**inputs).loss_terms
+    inputs["ecg_values"][:, 3] = torch.randn(8, inputs["ecg_values"].shape[-1])
+    torch.testing.assert_close(model(**inputs).loss_terms, before, rtol=1e-6, atol=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -57,6 +57,44 @@ def test_symmetric_info_nce_is_the_mean_or_the_sum_of_both_directions(pairs):
     torch.testing.assert_close(symmetric_info_nce(first, second, TAU, "sum_directions"), there + back)
 
 
+def test_without_its_positive_the_denominator_has_one_key_less(orthonormal):
+    same = orthonormal[:1].expand(N, -1)
+    for keys, expected in ((orthonormal, math.log(N - 1) - 1 / TAU), (same, math.log(N - 1))):
+        torch.testing.assert_close(info_nce(keys, keys, TAU, exclude_positive=True), value(expected))
+        torch.testing.assert_close(symmetric_info_nce(keys, keys, TAU, exclude_positive=True), value(expected))
+    torch.testing.assert_close(info_nce(same[:2], same, TAU, exclude_positive=True), value(math.log(N - 1)))
+
+
+def test_info_nce_without_its_positive_equals_the_equation_written_out(pairs):
+    first, second = pairs
+    num_queries = N - 2  # the last two keys are nobody's positive
+    there = back = 0.0
+    for i in range(num_queries):
+        scores = [math.exp(float(first[i] @ second[k]) / TAU) for k in range(N) if k != i]
+        there -= math.log(math.exp(float(first[i] @ second[i]) / TAU) / sum(scores))
+    found = info_nce(first[:num_queries], second, TAU, exclude_positive=True)
+    torch.testing.assert_close(found, value(there / num_queries))
+
+    there = 0.0
+    for i in range(N):
+        positive = math.exp(float(first[i] @ second[i]) / TAU)
+        there -= math.log(positive / sum(math.exp(float(first[i] @ second[k]) / TAU) for k in range(N) if k != i))
+        back -= math.log(positive / sum(math.exp(float(first[k] @ second[i]) / TAU) for k in range(N) if k != i))
+    mean = symmetric_info_nce(first, second, TAU, exclude_positive=True)
+    torch.testing.assert_close(mean, value((there + back) / (2 * N)))
+    total = symmetric_info_nce(first, second, TAU, "sum_directions", exclude_positive=True)
+    torch.testing.assert_close(total, value((there + back) / N))
+
+
+def test_leaving_out_the_positive_of_a_single_pair_is_refused(pairs):
+    one = pairs[0][:1]
+    for loss in (info_nce, symmetric_info_nce):
+        with pytest.raises(ValueError, match="exclude_positive=True needs two or more pairs"):
+            loss(one, one, TAU, exclude_positive=True)
+    two_keys = info_nce(one, pairs[1][:2], TAU, exclude_positive=True)
+    torch.testing.assert_close(two_keys, one[0] @ (pairs[1][1] - pairs[1][0]) / TAU)
+
+
 def test_nt_xent_of_equal_views_is_log_of_the_other_views(orthonormal):
     same = orthonormal[:1].expand(N, -1)
     torch.testing.assert_close(nt_xent(same, same, TAU), value(math.log(2 * N - 1)))
@@ -107,6 +145,8 @@ def test_sigmoid_loss_survives_large_logits():
 LOSSES = {
     "info_nce": lambda a, b: info_nce(a, b, TAU),
     "symmetric_info_nce": lambda a, b: symmetric_info_nce(a, b, TAU),
+    "info_nce without positive": lambda a, b: info_nce(a, b, TAU, exclude_positive=True),
+    "symmetric_info_nce without positive": lambda a, b: symmetric_info_nce(a, b, TAU, exclude_positive=True),
     "nt_xent": lambda a, b: nt_xent(a, b, TAU),
     "sigmoid_pair_loss": lambda a, b: sigmoid_pair_loss(a, b, 2.0, -1.0),
 }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,34 +14,37 @@ from safetensors.torch import load_file, save_file
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_ecgtext.methods import get_recipe
+from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.methods.distributed import synchronise_batch_norm
 
 
-def model_of(method: str, overrides: dict):
-    """A model without any randomness in its forward pass."""
-    model, _ = get_recipe(method, "debug").override({"config.freeze_text": True, **overrides}).build(seed=0)
-    return model.train()
+def model_of(method: str, **config: Any) -> EcgTextModel:
+    """A training model without dropout, in double precision; what else is random comes with the batch."""
+    overrides = {f"config.{name}": value for name, value in config.items()}
+    model, _ = get_recipe(method, "debug").override(overrides).build(seed=0)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model.double().train()  # the rounding of single precision would hide small errors
 
 
-def main(folder: Path, method: str, gather_with_grad: bool) -> None:
+def main(folder: Path, method: str, config: dict[str, Any]) -> None:
     dist.init_process_group("gloo")
     rank, world_size = dist.get_rank(), dist.get_world_size()
     batch = load_file(folder / "batch.safetensors")
     half = len(batch["ecg_values"]) // world_size
     local = {name: value[rank * half : (rank + 1) * half] for name, value in batch.items()}
-    overrides = {"config.uma_dropout": 0.0} if method == "merl" else {}
-    if not gather_with_grad:
-        overrides["config.gather_with_grad"] = False
-    model = DistributedDataParallel(synchronise_batch_norm(model_of(method, overrides)))
+    model = DistributedDataParallel(synchronise_batch_norm(model_of(method, **config)))
     output = model(**local)
     output["loss"].backward()
+    losses = output["loss"].new_empty(world_size)
+    dist.all_gather_into_tensor(losses, output["loss"].detach().view(1))
     if rank == 0:
-        gradients = {
-            name: parameter.grad for name, parameter in model.module.named_parameters() if parameter.requires_grad
-        }
+        trained = {name: value for name, value in model.module.named_parameters() if value.requires_grad}
+        gradients = {f"gradient:{name}": value.grad for name, value in trained.items()}
         buffers = {f"buffer:{name}": value for name, value in model.module.named_buffers() if "running" in name}
-        facts = {"world_size": torch.tensor(world_size), "loss": output["loss"].detach()}
-        save_file({**gradients, **buffers, **facts}, folder / "gradients.safetensors")
+        terms = {f"term:{name}": value for name, value in output["loss_terms"].items()}
+        save_file({**gradients, **buffers, **terms, "losses": losses}, folder / "results.safetensors")
     # The process group must go last: DDP holds it, and destroying it first can hang at exit.
     del output, model
     dist.barrier()
@@ -48,4 +53,4 @@ def main(folder: Path, method: str, gather_with_grad: bool) -> None:
 
 if __name__ == "__main__":
     assert os.environ["WORLD_SIZE"] == "2"
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "exact")
+    main(Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]))

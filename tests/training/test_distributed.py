@@ -2,55 +2,77 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from ddp_worker import model_of
 from processes import launch
 from safetensors.torch import load_file, save_file
+from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
 from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.methods import get_recipe, method_names
 from hf_ecgtext.methods.distributed import SynchronisedBatchNorm1d, gather_batch, synchronise_batch_norm
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
+DOUBLE_TOLERANCE = {"rtol": 1e-8, "atol": 1e-10}
 WORKER = str(Path(__file__).with_name("ddp_worker.py"))
 
 
-@pytest.mark.parametrize("method", method_names())
-def test_gradients_of_two_processes_equal_those_of_the_joined_batch(method, synthetic_dataset, tmp_path):
-    overrides = {"config.freeze_text": True} | ({"config.uma_dropout": 0.0} if method == "merl" else {})
-    model, processor = get_recipe(method, "debug").override(overrides).build(seed=0)
-    batch = EcgTextCollator(processor)(synthetic_dataset.__getitems__(range(8)))
-    save_file(batch, tmp_path / "batch.safetensors")
-    launch([WORKER, str(tmp_path), method, "exact"], tmp_path, num_processes=2)
+def uses_negatives(method: str) -> bool:
+    return MODEL_MAPPING[CONFIG_MAPPING[method]].uses_negatives
 
-    theirs = load_file(tmp_path / "gradients.safetensors")
-    assert theirs.pop("world_size") == 2
-    loss = model.train()(**batch).loss
-    loss.backward()
-    torch.testing.assert_close(theirs.pop("loss"), loss.detach(), **TOLERANCE)
-    for name, buffer in model.named_buffers():
-        if "running" in name:
-            torch.testing.assert_close(theirs.pop(f"buffer:{name}"), buffer, **TOLERANCE)
-    ours = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert set(ours) == set(theirs)
-    for name, gradient in ours.items():
-        torch.testing.assert_close(theirs[name], gradient, **TOLERANCE, msg=lambda text, name=name: f"{name}: {text}")
+
+def run_two_processes(method: str, dataset, folder: Path, negatives: bool = False, **config: Any):
+    """The model and batch of one process, and what two processes made of the two halves of the same batch."""
+    _, processor = get_recipe(method, "debug").build(seed=0)
+    model = model_of(method, **{name: value for name, value in config.items() if name != "gather_with_grad"})
+    batch = EcgTextCollator(processor)(dataset.__getitems__(range(8)))
+    torch.manual_seed(0)
+    batch |= model.draw_noise(*batch["input_ids"].shape)
+    if negatives:  # more of them in one half than in the other
+        batch["is_aligned"] = torch.tensor([True, False, False, True, True, True, False, True])
+    batch = {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
+    save_file(batch, folder / "batch.safetensors")
+    launch([WORKER, str(folder), method, json.dumps(config)], folder, num_processes=2)
+    return model, batch, load_file(folder / "results.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("method", "negatives"),
+    [
+        (method, negatives)
+        for method in method_names()
+        for negatives in (False, True)
+        if not negatives or uses_negatives(method)
+    ],
+)
+def test_gradients_of_two_processes_equal_those_of_the_joined_batch(method, negatives, synthetic_dataset, tmp_path):
+    model, batch, theirs = run_two_processes(method, synthetic_dataset, tmp_path, negatives)
+    output = model(**batch)
+    output.loss.backward()
+    torch.testing.assert_close(theirs.pop("losses"), output.loss.detach().expand(2), **DOUBLE_TOLERANCE)
+    expected = {f"term:{name}": term for name, term in output.loss_terms.items()}
+    expected |= {f"buffer:{name}": value for name, value in model.named_buffers() if "running" in name}
+    expected |= {
+        f"gradient:{name}": parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
+    assert set(theirs) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            theirs[name], value, **DOUBLE_TOLERANCE, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_the_released_gather_of_merl_divides_the_gradient_by_the_number_of_processes(synthetic_dataset, tmp_path):
-    overrides = {"config.freeze_text": True, "config.uma_dropout": 0.0}
-    model, processor = get_recipe("merl", "debug").override(overrides).build(seed=0)
-    batch = EcgTextCollator(processor)(synthetic_dataset.__getitems__(range(8)))
-    save_file(batch, tmp_path / "batch.safetensors")
-    launch([WORKER, str(tmp_path), "merl", "released"], tmp_path, num_processes=2)
-
-    theirs = load_file(tmp_path / "gradients.safetensors")
-    model.train()(**batch).loss.backward()
+    model, batch, theirs = run_two_processes("merl", synthetic_dataset, tmp_path, gather_with_grad=False)
+    model(**batch).loss.backward()
     # The text side has no BatchNorm, which would couple the processes: there the factor is exact.
     for name, parameter in model.text_projection.named_parameters():
-        torch.testing.assert_close(2 * theirs[f"text_projection.{name}"], parameter.grad, **TOLERANCE)
+        torch.testing.assert_close(2 * theirs[f"gradient:text_projection.{name}"], parameter.grad, **DOUBLE_TOLERANCE)
 
 
 def test_train_py_under_two_processes_ends_with_the_weights_of_one(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hf_ecgtext.data.negative_sampling import NegativeSampler
 from hf_ecgtext.data.records import EcgRecord
 from hf_ecgtext.errors import RecordError
 
@@ -23,6 +24,8 @@ class EcgTextCollator:
         token_spans (`np.ndarray` of shape `(num_cached_reports, 2)`, *optional*): First token and end of each cached
             report, of a cache that keeps tokens. Such a batch carries `token_rows` and `attention_mask` too, each of
             shape `(batch, num_tokens)`; padding has row 0.
+        negatives ([`~hf_ecgtext.data.negative_sampling.NegativeSampler`], *optional*): Gives some of the records
+            another report. The batch then carries `is_aligned`, bool of shape `(batch,)`: `False` for these.
     """
 
     def __init__(
@@ -30,26 +33,32 @@ class EcgTextCollator:
         processor: Any,
         report_ids: Mapping[str, int] | None = None,
         token_spans: NDArray[np.int64] | None = None,
+        negatives: NegativeSampler | None = None,
     ):
         self.processor = processor
         self.report_ids = report_ids
         self.token_spans = token_spans
+        self.negatives = negatives
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Collate rows `{"ecg": EcgRecord, ...}` into `ecg_values`, `lead_mask` and tokens or rows of the cache.
 
         Raises:
-            RecordError: If a record has no report.
+            RecordError: If a record has no report, or one that the sampler of negatives does not know.
         """
         records: list[EcgRecord] = [row["ecg"] for row in rows]
         for record in records:
             if record.report is None:
                 raise RecordError(record.record_id, "it has no report to train on.", "Filter such records out.")
         reports = [record.report or "" for record in records]
+        alignment: dict[str, torch.Tensor] = {}
+        if self.negatives is not None:  # before the reports become tokens or rows of the cache
+            reports, is_aligned = self.negatives.draw(reports, [record.record_id for record in records])
+            alignment["is_aligned"] = torch.from_numpy(is_aligned)
         if self.report_ids is not None and all(report in self.report_ids for report in reports):
             batch = dict(self.processor.feature_extractor(records, return_tensors="pt"))
-            return batch | self._cached([self.report_ids[report] for report in reports])
-        return dict(self.processor(ecg=records, text=reports, return_tensors="pt"))
+            return batch | self._cached([self.report_ids[report] for report in reports]) | alignment
+        return dict(self.processor(ecg=records, text=reports, return_tensors="pt")) | alignment
 
     def _cached(self, report_ids: list[int]) -> dict[str, torch.Tensor]:
         rows = {"report_ids": torch.tensor(report_ids)}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, cast, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -30,10 +31,18 @@ _BOOKKEEPING = {
 
 
 class EcgConfig(PreTrainedConfig):
-    """A config that refuses settings it does not know; transformers keeps a misspelt name silently."""
+    """A config that refuses settings it does not know, and values of another type than declared."""
+
+    def __init_subclass__(cls, *args: Any, **kwargs: Any) -> None:
+        """Turn the annotations from text, which `@strict` does not check, into types; an integer is a float, too."""
+        cls.__annotations__ = {
+            name: kind | int if kind is float or float in get_args(kind) else kind
+            for name, kind in inspect.get_annotations(cls, eval_str=True).items()
+        }
+        super().__init_subclass__(*args, **kwargs)
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Check the names of all settings, then let transformers do its bookkeeping.
+        """Check the names of all settings, which transformers does not, then let it do its bookkeeping.
 
         Raises:
             ValueError: If a setting is not declared by this config.
@@ -158,7 +167,11 @@ class EcgEncoder(EcgPreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(batch, hidden_size)`.
         """
-        return nn.functional.normalize(self(ecg_values, lead_mask=lead_mask).pooler_output, dim=-1)
+        return nn.functional.normalize(self.get_probe_features(ecg_values, lead_mask), dim=-1)
+
+    def get_probe_features(self, ecg_values: Tensor, lead_mask: Tensor | None = None) -> Tensor:
+        """Features for linear probes: the pooled output, `(batch, hidden_size)`, not normalised."""
+        return self(ecg_values, lead_mask=lead_mask).pooler_output
 
 
 def mask_missing_leads(ecg_values: Tensor, lead_mask: Tensor | None) -> Tensor:

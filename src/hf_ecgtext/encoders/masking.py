@@ -120,10 +120,13 @@ def mask_text(
         vocab_size (`int`): Random replacements are below it.
         replacement (`tuple[float, float]`): Shares replaced by the mask token and by a random token; the rest stays.
     """
-    special = torch.tensor(list(special_token_ids), dtype=input_ids.dtype, device=input_ids.device)
-    ordinary = attention_mask.bool() & ~torch.isin(input_ids, special)
+    ordinary = attention_mask.bool()
+    # By comparison with numbers: a tensor of ids would have to be copied to the device in every step.
+    for first, last in _runs(special_token_ids):
+        ordinary = ordinary & ((input_ids < first) | (input_ids > last))
     available = ordinary.sum(dim=1, keepdim=True)  # (batch, 1)
-    count = torch.round(probability * available).clamp_min(1).minimum(available)
+    # In float32 0.15 * 190 is a little more than 28.5: without the inner rounding it would become 29 instead of 28.
+    count = torch.round(probability * available, decimals=3).round().clamp_min(1).minimum(available)
     max_masked = max(1, math.ceil(probability * input_ids.shape[1]))
     choice = noise[..., 0].masked_fill(~ordinary, 2.0)  # ordinary tokens first
     positions = choice.argsort(dim=1)[:, :max_masked]  # (batch, max_masked)
@@ -136,3 +139,14 @@ def mask_text(
     replaced = torch.where((fate >= by_mask) & (fate < by_mask + by_random), random_ids, replaced)
     masked_ids = input_ids.scatter(1, positions, torch.where(counts, replaced, originals))
     return MaskedText(masked_ids, positions, originals.masked_fill(~counts, -100))
+
+
+def _runs(ids: Sequence[int]) -> list[tuple[int, int]]:
+    """First and last of each run of consecutive ids: T5's hundred sentinels are one run."""
+    runs: list[tuple[int, int]] = []
+    for token_id in sorted(set(ids)):
+        if runs and token_id == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], token_id)
+        else:
+            runs.append((token_id, token_id))
+    return runs

@@ -56,7 +56,9 @@ class ResNet1dConfig(EcgConfig):
 
     def validate_architecture(self) -> None:
         """Called by `@strict`."""
-        if len(self.depths) != len(self.widths) or min(self.depths, default=0) < 1:
+        if self.num_leads < 1:
+            raise ValueError(f"num_leads must be positive, not {self.num_leads}.")
+        if len(self.depths) != len(self.widths) or min((*self.depths, *self.widths), default=0) < 1:
             raise ValueError(f"depths {self.depths} and widths {self.widths} must have one positive entry per stage.")
         if self.num_samples < 2 ** (len(self.depths) + self.stem_pool):
             raise ValueError(f"num_samples {self.num_samples} is too short for {len(self.depths)} stages.")

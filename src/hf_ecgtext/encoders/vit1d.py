@@ -58,7 +58,11 @@ class Vit1dConfig(EcgConfig):
 
     def validate_architecture(self) -> None:
         """Called by `@strict`."""
-        if self.num_samples % self.patch_size:
+        sizes = ("num_leads", "patch_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim")
+        for name in (*sizes, "intermediate_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}.")
+        if self.num_samples < self.patch_size or self.num_samples % self.patch_size:
             raise ValueError(f"num_samples {self.num_samples} is not a multiple of patch_size {self.patch_size}.")
 
     @property

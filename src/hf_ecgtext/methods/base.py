@@ -64,6 +64,13 @@ class EcgTextConfig(EcgConfig):
             raise ValueError("freeze_text=True freezes every layer; set it to False to use num_frozen_text_layers.")
         if self.text_dropout and not self.freeze_text:
             raise ValueError("text_dropout is about a frozen text encoder; a trained one always uses its dropout.")
+        if self.num_frozen_text_layers < 0:
+            raise ValueError(f"num_frozen_text_layers must not be negative, but is {self.num_frozen_text_layers}.")
+
+    def validate_shared_space(self) -> None:
+        """Called by `@strict`."""
+        if self.projection_dim < 1:
+            raise ValueError(f"projection_dim must be positive, not {self.projection_dim}.")
 
 
 def _as_config(config: PreTrainedConfig | dict[str, Any] | None, default: type[PreTrainedConfig]) -> PreTrainedConfig:
@@ -110,6 +117,8 @@ class EcgTextModel(EcgPreTrainedModel):
         text_cache_content (`"pooled"` or `"tokens"`): What `training_rows` needs of a frozen text tower.
         masks_inputs (`bool`): Whether `training_rows` hides parts of its input. Then embeddings that `forward` returns
             in `eval()` come from a second pass over the whole input.
+        uses_negatives (`bool`): Whether `training_rows` takes `is_aligned`, bool of shape `(batch,)`: `False` where the
+            report is not the record's own. Only then may the trainer sample negatives.
     """
 
     config: EcgTextConfig
@@ -117,6 +126,7 @@ class EcgTextModel(EcgPreTrainedModel):
     input_modalities = ("ecg", "text")
     text_cache_content: ClassVar[Literal["pooled", "tokens"]] = "pooled"
     masks_inputs: ClassVar[bool] = False
+    uses_negatives: ClassVar[bool] = False
 
     def __init__(self, config: EcgTextConfig):
         super().__init__(config)
@@ -252,6 +262,8 @@ class EcgTextModel(EcgPreTrainedModel):
             output.loss, output.loss_terms = self.loss_from_rows(rows)
             if self.training or not self.masks_inputs:
                 ecg_embeds, text_embeds = rows["ecg"], rows["text"]
+        else:
+            check_no_extra_inputs(extra)
         if ecg_values is not None and ecg_embeds is None:
             output.ecg_model_output = self.ecg_encoder(ecg_values, lead_mask=lead_mask)
             ecg_embeds = self.embed_ecg(output.ecg_model_output)

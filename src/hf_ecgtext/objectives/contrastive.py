@@ -1,7 +1,7 @@
 """Losses over pairs. Pure functions: tensors in, a scalar out; gathering across processes happens before.
 
-Sources: van den Oord et al. 2018 (InfoNCE), Radford et al. 2021 (CLIP), Chen et al. 2020 (NT-Xent), Zhai et al. 2023
-(sigmoid loss).
+Sources: van den Oord et al. 2018 (InfoNCE), Radford et al. 2021 (CLIP), Chen et al. 2020 (NT-Xent), Yeh et al. 2022
+(decoupled contrastive loss), Zhai et al. 2023 (sigmoid loss).
 """
 
 from __future__ import annotations
@@ -13,21 +13,37 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def info_nce(queries: Tensor, keys: Tensor, temperature: float | Tensor) -> Tensor:
+def info_nce(queries: Tensor, keys: Tensor, temperature: float | Tensor, exclude_positive: bool = False) -> Tensor:
     """Cross-entropy of picking `keys[i]` for `queries[i]` among all keys: one direction, mean over queries.
 
     Args:
         queries (`torch.Tensor` of shape `(batch, dim)`): L2-normalised.
         keys (`torch.Tensor` of shape `(num_keys, dim)`): L2-normalised; row `i < batch` is the positive of query `i`.
         temperature (`float` or `torch.Tensor`): Divides the cosine similarity; positive.
+        exclude_positive (`bool`): Leave the positive out of the denominator: the decoupled contrastive loss, which is
+            no cross-entropy and can be negative.
 
     Returns:
         `torch.Tensor` of shape `()`: Loss in nats.
 
-    Source: van den Oord et al. 2018, eq. 4, with the cosine similarity as its score.
+    Raises:
+        ValueError: With `exclude_positive`, if there is no other key.
+
+    Source: van den Oord et al. 2018, eq. 4, with the cosine similarity as its score; `exclude_positive` Yeh et al.
+    2022, eq. 6.
     """
-    logits = queries @ keys.T / temperature  # (batch, num_keys)
-    return F.cross_entropy(logits, torch.arange(len(queries), device=queries.device))
+    return _pick_positive(queries @ keys.T / temperature, exclude_positive)
+
+
+def _pick_positive(logits: Tensor, exclude_positive: bool) -> Tensor:
+    """Mean over rows of `logits` `(batch, num_keys)`; the positive of row `i` is column `i`."""
+    if not exclude_positive:
+        return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+    if logits.shape[1] < 2:
+        raise ValueError("exclude_positive=True needs two or more pairs per batch: without others there is no loss.")
+    itself = torch.eye(*logits.shape, dtype=torch.bool, device=logits.device)
+    others = logits.masked_fill(itself, float("-inf"))
+    return (others.logsumexp(dim=1) - logits.diagonal()).mean()
 
 
 def symmetric_info_nce(
@@ -35,6 +51,7 @@ def symmetric_info_nce(
     second: Tensor,
     temperature: float | Tensor,
     reduction: Literal["mean_directions", "sum_directions"] = "mean_directions",
+    exclude_positive: bool = False,
 ) -> Tensor:
     """InfoNCE from `first` to `second` and back.
 
@@ -43,13 +60,16 @@ def symmetric_info_nce(
         temperature (`float` or `torch.Tensor`): Divides the cosine similarity; positive.
         reduction (`str`): `"mean_directions"` as CLIP and the papers of MERL and ETP write it, `"sum_directions"` as
             MERL's released code has it.
+        exclude_positive (`bool`): As in [`info_nce`].
 
     Returns:
         `torch.Tensor` of shape `()`: Loss in nats.
+
+    Raises:
+        ValueError: If there is no such reduction; with `exclude_positive`, if there is only one pair.
     """
     logits = first @ second.T / temperature  # (batch, batch)
-    targets = torch.arange(len(first), device=first.device)
-    total = F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)
+    total = _pick_positive(logits, exclude_positive) + _pick_positive(logits.T, exclude_positive)
     if reduction == "sum_directions":
         return total
     if reduction == "mean_directions":

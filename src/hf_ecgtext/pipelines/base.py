@@ -11,16 +11,19 @@ from hf_ecgtext.pipelines.inputs import EcgInput, prepare_ecg
 
 
 class EcgPipeline(Pipeline):
-    """A pipeline whose input is an ECG, prepared by the checkpoint's processor."""
+    """A pipeline whose input is an ECG, prepared by the checkpoint's feature extractor."""
 
     _load_processor = True
     _load_image_processor = False
-    _load_feature_extractor = False
+    _load_feature_extractor: bool | None = False
     _load_tokenizer = False
+    feature_extractor: Any
     _model_methods: ClassVar[tuple[str, ...]] = ("get_ecg_features",)  # what the pipeline asks of its model
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if self.feature_extractor is None and self.processor is not None:
+            self.feature_extractor = self.processor.feature_extractor
         self.model.eval()  # one made by hand may still train: its BatchNorm would learn from what it is asked
         for method in self._model_methods:
             if not hasattr(self.model, method):
@@ -45,4 +48,4 @@ class EcgPipeline(Pipeline):
 
     def preprocess(self, ecg: EcgInput, **options: Any) -> dict[str, Any]:
         """One ECG to model input."""
-        return prepare_ecg(self.processor, ecg, **options)
+        return prepare_ecg(self.feature_extractor, ecg, **options)

@@ -6,18 +6,31 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hf_ecgtext.errors import CheckpointError
 from hf_ecgtext.pipelines.base import EcgPipeline
 
 
 class EcgFeatureExtractionPipeline(EcgPipeline):
-    """Embeds ECGs.
+    """Embeds ECGs, by an ECG-text model or by an ECG encoder alone.
 
     Call it with a path, a record, an array with `sampling_rate_hz`, or a list of them. `features="aligned"` gives the
-    L2-normalised embedding in the space shared with texts, `"probe"` what the method's linear probe reads.
+    L2-normalised embedding in the space shared with texts (of an encoder alone, its L2-normalised pooled output),
+    `"probe"` what the method's linear probe reads.
 
     Returns:
         `np.ndarray` of shape `(dim,)`, or a list of them for a list.
     """
+
+    _load_processor = False  # an encoder has none
+    _load_feature_extractor = None  # None, unlike True, lets it come with a processor that is passed
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if self.feature_extractor is None:
+            raise CheckpointError(
+                f"'{self.model.name_or_path}' comes without a feature extractor that can be loaded; "
+                "AutoFeatureExtractor.from_pretrained says why. Save one beside the model, or pass feature_extractor=."
+            )
 
     def _sanitize_parameters(  # type: ignore[override]
         self, features: Literal["aligned", "probe"] | None = None, **options: Any

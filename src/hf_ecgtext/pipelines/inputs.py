@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_ecgtext.data.reading import read_record
 from hf_ecgtext.data.records import EcgRecord
+from hf_ecgtext.processing import EcgFeatureExtractor
 
 EcgInput = str | os.PathLike[str] | EcgRecord | Mapping[str, Any] | Any
 """A path of a WFDB record, a record, an array with `sampling_rate_hz`, or a mapping with both."""
@@ -16,7 +17,7 @@ _MAPPING_KEYS = {"ecg", "sampling_rate_hz", "lead_names", "unit"}
 
 
 def prepare_ecg(
-    processor: Any,
+    feature_extractor: EcgFeatureExtractor,
     ecg: EcgInput,
     sampling_rate_hz: float | None = None,
     lead_names: Sequence[str] | None = None,
@@ -25,7 +26,7 @@ def prepare_ecg(
     """Model input for one ECG.
 
     Args:
-        processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): The checkpoint's processor.
+        feature_extractor ([`~hf_ecgtext.processing.EcgFeatureExtractor`]): The checkpoint's.
         ecg (`str`, `os.PathLike`, `EcgRecord`, `np.ndarray` or `Mapping`): A path of a WFDB record; a record; an array
             `(num_leads, num_samples)`; or a mapping of the array under `"ecg"` and of the other arguments.
         sampling_rate_hz (`float`, *optional*): Of an array.
@@ -46,15 +47,13 @@ def prepare_ecg(
                 f"A mapping holds the signal under 'ecg' and may hold {', '.join(sorted(_MAPPING_KEYS - {'ecg'}))}; "
                 f"this one has {', '.join(map(repr, options))}."
             )
-        return prepare_ecg(processor, options.pop("ecg"), **options)
+        return prepare_ecg(feature_extractor, options.pop("ecg"), **options)
     if isinstance(ecg, str | os.PathLike):
         ecg = read_record(ecg)
     if isinstance(ecg, EcgRecord):
-        return dict(processor.feature_extractor(ecg, return_tensors="pt"))
+        return dict(feature_extractor(ecg, return_tensors="pt"))
     batch = dict(
-        processor.feature_extractor(
-            ecg, sampling_rate_hz=sampling_rate_hz, lead_names=lead_names, unit=unit, return_tensors="pt"
-        )
+        feature_extractor(ecg, sampling_rate_hz=sampling_rate_hz, lead_names=lead_names, unit=unit, return_tensors="pt")
     )
     if len(batch["ecg_values"]) != 1:
         raise ValueError(

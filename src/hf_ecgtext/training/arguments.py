@@ -7,6 +7,11 @@ from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
+
+from hf_ecgtext.data.negative_sampling import NEGATIVE_KINDS, NegativeKind
+
+_STEPS_IN_BACKWARD = ("lomo", "layerwise")  # in the names of transformers' optimisers
 
 
 @dataclass
@@ -23,8 +28,20 @@ class EcgTextTrainingArguments(TrainingArguments):
         lr_restart_steps (`int`, *optional*): Replace the schedule by cosine annealing that restarts every so many
             optimiser steps, as MERL's released code does.
         lr_restart_minimum (`float`): Learning rate at the end of each such cycle.
+        grad_cache_chunk_size (`int`, *optional*): Compute each batch in chunks of so many records, with the gradients
+            of the whole batch ([`~hf_ecgtext.training.gradient_cache`]); memory follows the chunk, and the forward
+            pass runs twice. All of `per_device_train_batch_size` remain negatives of each other.
+        grad_cache_batch_norm_per_chunk (`bool`): Accept that BatchNorm then normalises every chunk by its own
+            statistics, so that gradients are not those of the whole batch; refused otherwise.
         precision (`"auto"`, `"fp32"`, `"bf16"` or `"fp16"`): `"auto"` is bf16 on a GPU that supports it, else fp32,
             unless transformers' own `bf16` or `fp16` is set.
+        negative_sampling (`"far"`, `"hard"` or `"random"`, *optional*): Give some records the report of another one:
+            one of the most dissimilar (C-MELT's N3S), one of the most similar that do not read alike, or any. Only for
+            methods that learn to notice (`uses_negatives`).
+        negative_fraction (`float`): Share of each batch that gets another report.
+        num_negative_candidates (`int`): How many most dissimilar or similar reports to choose among.
+        negative_embedding_model (`str`): Text encoder that decides which reports are similar: what
+            [`~hf_ecgtext.encoders.text.load_text_model`] takes.
     """
 
     text_cache: bool = True
@@ -33,7 +50,14 @@ class EcgTextTrainingArguments(TrainingArguments):
     learning_rate_multipliers: dict[str, float] | str | None = field(default=None)
     lr_restart_steps: int | None = None
     lr_restart_minimum: float = 0.0
+    grad_cache_chunk_size: int | None = None
+    grad_cache_batch_norm_per_chunk: bool = False
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    negative_sampling: NegativeKind | None = None
+    # These three: C-MELT's released code.
+    negative_fraction: float = 0.5
+    num_negative_candidates: int = 64
+    negative_embedding_model: str = "google/flan-t5-small"
 
     # Rows are records, not tensors: the collator needs all columns.
     remove_unused_columns: bool = False
@@ -53,6 +77,13 @@ class EcgTextTrainingArguments(TrainingArguments):
             raise ValueError(f"precision must be 'auto', 'fp32', 'bf16' or 'fp16', not '{self.precision}'.")
         if self.lr_restart_steps is not None and self.lr_restart_steps < 1:
             raise ValueError(f"lr_restart_steps must be positive, not {self.lr_restart_steps}.")
+        if self.negative_sampling is not None and self.negative_sampling not in NEGATIVE_KINDS:
+            choices = ", ".join(f"'{kind}'" for kind in NEGATIVE_KINDS)
+            raise ValueError(f"negative_sampling must be None, {choices}, not '{self.negative_sampling}'.")
+        if not 0 < self.negative_fraction <= 1:
+            raise ValueError(f"negative_fraction must be above 0 and at most 1, not {self.negative_fraction}.")
+        if self.num_negative_candidates < 1:
+            raise ValueError(f"num_negative_candidates must be positive, not {self.num_negative_candidates}.")
         asked_for = [flag for flag in ("bf16", "fp16") if getattr(self, flag)]  # transformers' own flags
         for flag in asked_for:
             if self.precision not in {"auto", flag}:
@@ -67,6 +98,21 @@ class EcgTextTrainingArguments(TrainingArguments):
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False  # only warns there
         super().__post_init__()
+        if self.grad_cache_chunk_size is not None:
+            self._check_gradient_cache(self.grad_cache_chunk_size)
+
+    def _check_gradient_cache(self, chunk_size: int) -> None:
+        if not 1 <= chunk_size < self.per_device_train_batch_size:
+            raise ValueError(
+                f"grad_cache_chunk_size must be positive and smaller than per_device_train_batch_size "
+                f"({self.per_device_train_batch_size}), not {chunk_size}."
+            )
+        optimizer = OptimizerNames(self.optim).value
+        if any(part in optimizer for part in _STEPS_IN_BACKWARD):
+            raise ValueError(
+                f"optim='{optimizer}' updates weights during the backward pass; grad_cache_chunk_size has several per "
+                "step. Choose another optimiser, such as optim='adamw_torch', or unset grad_cache_chunk_size."
+            )
 
 
 def _gpu_has_bf16() -> bool:

@@ -15,6 +15,8 @@ from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.methods.distributed import synchronise_batch_norm
 from hf_ecgtext.training.arguments import EcgTextTrainingArguments
+from hf_ecgtext.training.gradient_cache import backward_in_chunks, check_no_batch_norm
+from hf_ecgtext.training.negatives import build_negative_sampler
 from hf_ecgtext.training.text_cache import TextCache
 
 logger = logging.getLogger(__name__)
@@ -24,7 +26,9 @@ class EcgTextTrainer(Trainer):
     """[`~transformers.Trainer`] for cross-modal models.
 
     It logs every loss term beside the loss, caches the outputs of a frozen text tower, gives parameter groups learning
-    rates of their own, and makes BatchNorm see the joined batch of all processes.
+    rates of their own, and makes BatchNorm see the joined batch of all processes. Where `negative_sampling` asks for
+    it, some records of every batch, in evaluation too, get the report of another record of the training data. Where
+    `grad_cache_chunk_size` is set, batches are computed in chunks, so that they may be larger than memory.
 
     Args:
         model ([`EcgTextModel`]): The model to train.
@@ -35,7 +39,8 @@ class EcgTextTrainer(Trainer):
         kwargs: As in [`~transformers.Trainer`].
 
     Raises:
-        ValueError: If a split is smaller than one batch, or one process would share its batches among several GPUs.
+        ValueError: If a split is smaller than one batch, one process would share its batches among several GPUs, or
+            gradient caching would change the gradients or cannot run.
     """
 
     model: EcgTextModel
@@ -63,6 +68,8 @@ class EcgTextTrainer(Trainer):
             if args.do_eval:
                 for dataset in _as_list(eval_dataset):
                     _check_size("validation", dataset, (args.per_device_eval_batch_size or 1) * args.world_size)
+        if args.grad_cache_chunk_size is not None and not args.grad_cache_batch_norm_per_chunk:
+            check_no_batch_norm(model)
         if args.world_size > 1 and args.sync_batch_norm:
             model = synchronise_batch_norm(model, args.device)
         super().__init__(
@@ -74,6 +81,8 @@ class EcgTextTrainer(Trainer):
             data_collator=kwargs.pop("data_collator", None) or EcgTextCollator(processor),
             **kwargs,
         )
+        if args.grad_cache_chunk_size is not None and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            raise ValueError("grad_cache_chunk_size works in one process and under DDP, not with DeepSpeed or FSDP.")
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch, whatever is accumulated
         self.can_return_loss = True
         self.text_cache: TextCache | None = None
@@ -81,9 +90,11 @@ class EcgTextTrainer(Trainer):
         self._term_counts = {True: 0, False: 0}
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Fill the text cache, then train as usual."""
+        """Fill the text cache and find the negatives, then train as usual."""
         if self.args.text_cache and self.model.can_cache_text:
             self._fill_text_cache()
+        if self.args.negative_sampling is not None:
+            self._prepare_negatives()
         self._term_sums[True], self._term_counts[True] = {}, 0  # of steps after the last log of an earlier call
         return super().train(*args, **kwargs)
 
@@ -106,18 +117,59 @@ class EcgTextTrainer(Trainer):
             self.data_collator.token_spans = self.text_cache.token_spans
         logger.info("Text cache: %d distinct reports.", len(self.text_cache))
 
+    def _prepare_negatives(self) -> None:
+        self.data_collator.negatives = build_negative_sampler(
+            self.model,
+            self.args,
+            self.processing_class,
+            self.data_collator,
+            self.train_dataset,
+            _as_list(self.eval_dataset),
+            show_progress=not self.args.disable_tqdm and self.is_world_process_zero(),
+        )
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As usual; negatives are the same before, during and after the training."""
+        if self.args.negative_sampling is not None and getattr(self.data_collator, "negatives", None) is None:
+            self._prepare_negatives()
+        return super().evaluate(*args, **kwargs)
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """As usual, or in chunks where `grad_cache_chunk_size` says so; `compute_loss` is then not called."""
+        if self.args.grad_cache_chunk_size is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        if callable(getattr(self.optimizer, "train", None)):  # schedule-free optimisers
+            self.optimizer.train()
+        loss, terms = backward_in_chunks(
+            model,
+            self.model,
+            self._prepare_inputs(inputs),
+            self.args.grad_cache_chunk_size,
+            prepare=self._look_up_text,
+            backward=self.accelerator.backward,
+            loss_scale=1.0 / self.current_gradient_accumulation_steps,
+            batch_norm_per_chunk=self.args.grad_cache_batch_norm_per_chunk,
+        )
+        self._add_terms(terms, training=True)
+        return loss
+
+    def _look_up_text(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return inputs if self.text_cache is None else self.text_cache.lookup(inputs)
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The model's own loss; its terms are summed on the device until the next log."""
-        if self.text_cache is not None:
-            inputs = self.text_cache.lookup(inputs)
-        outputs = model(**inputs)
-        sums = self._term_sums[model.training]
-        for name, value in (outputs["loss_terms"] or {}).items():
-            sums[name] = sums[name] + value if name in sums else value
-        self._term_counts[model.training] += 1
+        outputs = model(**self._look_up_text(inputs))
+        self._add_terms(outputs["loss_terms"] or {}, model.training)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def _add_terms(self, terms: dict[str, Tensor], training: bool) -> None:
+        sums = self._term_sums[training]
+        for name, value in terms.items():
+            sums[name] = sums[name] + value if name in sums else value
+        self._term_counts[training] += 1
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None

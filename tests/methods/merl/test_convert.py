@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,10 @@ from published import TINY_TEXT, published_state_dict
 from transformers import AutoModel, AutoProcessor
 
 from hf_ecgtext.cli import main
+from hf_ecgtext.encoders.resnet1d import ResNet1dConfig, ResNet1dModel
 from hf_ecgtext.encoders.text import tiny_bert_tokenizer
 from hf_ecgtext.errors import CheckpointError
 from hf_ecgtext.leads import MIMIC_LEADS
-from hf_ecgtext.methods.conversion import load_published
 from hf_ecgtext.methods.merl.convert_merl_checkpoint import convert
 
 
@@ -57,8 +59,14 @@ def test_missing_and_left_over_weights_are_named(published):
     ("weights", "message"),
     [
         ({"encoder.weight": torch.zeros(2)}, "This is no MERL checkpoint"),
-        ({"model": {"a": torch.zeros(2)}}, "not tensors"),
-        ({"ecg_encoder.conv1.weight": torch.zeros(64, 12, 7)}, "has no text encoder"),
+        ({"model": {"a": torch.zeros(2)}}, r"no MERL checkpoint.*\['a'\]"),
+        ({"epoch": 3}, r"\['epoch'\] are not tensors"),
+        (
+            {"ecg_encoder.layer2.0.shortcut.0.weight": torch.zeros(1), "proj_t.0.bias": torch.zeros(1)},
+            "no text encoder",
+        ),
+        ({"ecg_encoder.layer2.0.shortcut.0.weight": torch.zeros(1)}, "lacks 'ecg_encoder.conv1.weight'"),
+        ({"ecg_encoder.block0.attn.fn.to_qkv.weight": torch.zeros(1)}, "lacks 'ecg_encoder.to_patch_embedding.weight'"),
     ],
 )
 def test_other_files_are_refused(weights, message):
@@ -66,19 +74,43 @@ def test_other_files_are_refused(weights, message):
         convert(weights)
 
 
-class Payload:
-    def __init__(self, path):
-        self.path = path
+@pytest.mark.parametrize("name", ["merl_resnet18", "merl_vit_tiny"])
+def test_a_file_of_the_encoder_alone_makes_the_encoder_of_the_model(golden, name):
+    published = published_state_dict(np.load(golden / f"{name}.npz"))
+    prefix = "ecg_encoder."
+    inside = {key: tensor for key, tensor in published.items() if key.startswith(prefix)}
+    alone = {key.removeprefix(prefix): tensor for key, tensor in inside.items()}
+    expected = convert(published, text_config=TINY_TEXT).ecg_encoder
+    for weights in (alone, inside, {f"module.{key}": tensor for key, tensor in alone.items()}):
+        encoder = convert(weights)
+        assert type(encoder) is type(expected)
+        assert not encoder.training
+        assert encoder.config.to_diff_dict() | {"dtype": "float32"} == expected.config.to_diff_dict()
+        assert encoder.state_dict().keys() == expected.state_dict().keys()
+        for key, tensor in expected.state_dict().items():
+            assert torch.equal(encoder.state_dict()[key], tensor)
 
-    def __reduce__(self):
-        return open, (str(self.path), "w")
+
+@pytest.mark.parametrize("depth", [34, 50])
+def test_the_size_of_a_resnet_is_read_off_its_weights(depth):
+    theirs = ResNet1dModel(ResNet1dConfig.from_depth(depth, num_leads=8))
+    names = {
+        name: re.sub(r"^stages\.(\d)", lambda match: f"layer{int(match[1]) + 1}", name) for name in theirs.state_dict()
+    }
+    published = {names[name]: tensor for name, tensor in theirs.state_dict().items()}
+    config = convert(published | {"linear.weight": torch.zeros(10, 512), "linear.bias": torch.zeros(10)}).config
+    assert (list(config.depths), config.block) == (list(theirs.config.depths), theirs.config.block)
+    assert (config.num_leads, config.hidden_size) == (8, theirs.config.hidden_size)
 
 
-def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path):
-    torch.save({"weights": Payload(tmp_path / "ran")}, tmp_path / "evil.pth")
-    with pytest.raises(CheckpointError, match="was not opened"):
-        load_published(tmp_path / "evil.pth")
-    assert not (tmp_path / "ran").exists()
+def test_config_overrides_of_an_encoder_alone_are_its_own():
+    published = {
+        re.sub(r"^stages\.(\d)", lambda match: f"layer{int(match[1]) + 1}", name): tensor
+        for name, tensor in ResNet1dModel(ResNet1dConfig(num_samples=2500)).state_dict().items()
+    }
+    assert convert(published, num_samples=2500).config.num_samples == 2500
+    with pytest.raises(ValueError, match="ResNet1dConfig has no setting temperature"):
+        convert(published, temperature=0.1)
 
 
 def test_the_command_writes_a_folder_that_loads(published, tmp_path, capsys):
@@ -88,7 +120,7 @@ def test_the_command_writes_a_folder_that_loads(published, tmp_path, capsys):
     tokenizer.model_max_length = 512
     tokenizer.save_pretrained(text_folder)
     torch.save(published, tmp_path / "res18_best_ckpt.pth")
-    arguments = ["--method", "merl", "--text-model", str(text_folder), "--output-dir", str(output)]
+    arguments = ["--text-model", str(text_folder), "--output-dir", str(output)]
     assert main(["convert", str(tmp_path / "res18_best_ckpt.pth"), *arguments]) == 0
     assert "MIMIC" in capsys.readouterr().out, "licence and lead order are told"
     model, processor = AutoModel.from_pretrained(output), AutoProcessor.from_pretrained(output)

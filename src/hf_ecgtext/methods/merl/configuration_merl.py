@@ -46,7 +46,10 @@ class MerlConfig(EcgTextConfig):
             raise ValueError(f"temperature must be positive, not {self.temperature}.")
         if not 0 <= self.uma_dropout < 1:
             raise ValueError(f"uma_dropout must lie in [0, 1), not {self.uma_dropout}.")
-        if self.projection_dim % self.num_attention_heads:
+        for name in ("cma_weight", "uma_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}.")
+        if self.num_attention_heads < 1 or self.projection_dim % self.num_attention_heads:
             raise ValueError(
                 f"projection_dim {self.projection_dim} is not a multiple of num_attention_heads "
                 f"{self.num_attention_heads}."

@@ -1,26 +1,37 @@
-"""Turn the published MERL weights into a [`MerlModel`].
+"""Turn the published MERL weights into a [`MerlModel`], or into its ECG encoder alone.
 
-The published files are pickles of a state dict (`res18_best_ckpt.pth`, `vit_tiny_best_ckpt.pth`), or trainer
-checkpoints `{"epoch", "model_state_dict", "optimizer_state_dict"}` whose keys begin with `module.`. They read leads in
-MIMIC-IV-ECG's order: use `feature_extractor_settings()` for the processor that goes with them.
+The published files are pickles of a state dict (`res18_best_ckpt.pth`, `vit_tiny_best_ckpt.pth`), trainer checkpoints
+`{"epoch", "model_state_dict", "optimizer_state_dict"}` whose keys begin with `module.`, or the ECG encoder's state dict
+(`res18_best_encoder.pth`, `vit_tiny_best_encoder.pth`). They read leads in MIMIC-IV-ECG's order: use
+`feature_extractor_settings()` for the processor that goes with them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor
 from transformers import BertConfig, PreTrainedConfig
 
-from hf_ecgtext.encoders.resnet1d import ResNet1dConfig
-from hf_ecgtext.encoders.vit1d import Vit1dConfig
+from hf_ecgtext.encoders.resnet1d import ResNet1dConfig, ResNet1dModel
+from hf_ecgtext.encoders.vit1d import Vit1dConfig, Vit1dModel
 from hf_ecgtext.errors import CheckpointError
-from hf_ecgtext.leads import MIMIC_LEADS
-from hf_ecgtext.methods.conversion import Renames, fill_model, plain_state_dict, rename
+from hf_ecgtext.methods.conversion import (
+    Content,
+    LeadOrder,
+    Renames,
+    fill_model,
+    lead_names,
+    plain_state_dict,
+    rename,
+    shape_of,
+)
 from hf_ecgtext.methods.merl.configuration_merl import MerlConfig
 from hf_ecgtext.methods.merl.modeling_merl import MerlModel
+
+TEXT_MODEL = "ncbi/MedCPT-Query-Encoder"
 
 CAVEATS = (
     "MERL's repository is MIT-licensed; the weights were trained on MIMIC-IV-ECG (ODbL) and contain NCBI's MedCPT. "
@@ -54,46 +65,63 @@ _RENAMES: Renames = (
 # The ResNet's unused 10-class layer, and the position ids that older versions of transformers saved.
 _UNUSED = re.compile(r"^(ecg_encoder\.linear\.(weight|bias)|lm_model\.embeddings\.position_ids)$")
 
+# The two encoders, with or without a model around them, and what only files of other methods with such encoders hold.
+_ECG_ENCODER = re.compile(r"^(ecg_encoder\.)?(layer\d\.\d+\.shortcut|block\d+\.attn\.fn\.to_qkv)\.")
+_FOREIGN = re.compile(r"^(decode_[et]|linear[12]\.mhsa|lead_embeddings)\.|sep_embedding$")
+
+
+def recognises(names: Collection[str]) -> Content | None:
+    """What a state dict with these names is; `None` if it is not of MERL."""
+    if any(_FOREIGN.search(name) for name in names):
+        return None
+    if not any(_ECG_ENCODER.match(name) for name in names):
+        return None
+    inside = {name.startswith("ecg_encoder.") for name in names}
+    return "encoder" if len(inside) == 1 else "model"
+
 
 def convert(
     state_dict: Mapping[str, Any], text_config: PreTrainedConfig | None = None, **config_overrides: Any
-) -> MerlModel:
-    """Build a [`MerlModel`] from published weights; every weight must find its place.
+) -> MerlModel | ResNet1dModel | Vit1dModel:
+    """Build a [`MerlModel`], or the ECG encoder where a file holds no more; every weight must find its place.
 
     Args:
         state_dict (`Mapping[str, Any]`): A plain state dict, or a trainer checkpoint that holds one under
             `model_state_dict`; names may begin with `module.`.
         text_config ([`~transformers.PreTrainedConfig`], *optional*): Config of the text encoder in the file;
             BERT-base, that is MedCPT, by default.
-        config_overrides: Fields of [`MerlConfig`], such as `loss_reduction="sum_directions"`.
+        config_overrides: Fields of [`MerlConfig`], such as `loss_reduction="sum_directions"`; of the encoder's config
+            where the file holds the encoder alone.
 
     Returns:
-        [`MerlModel`] in `eval()` mode.
+        The model in `eval()` mode.
 
     Raises:
         CheckpointError: If weights are missing, left over or of another shape, each named; or if this is no MERL file.
     """
-    published = plain_state_dict(state_dict, "MERL", wrappers=("model_state_dict",))
-    if not any(name.startswith("ecg_encoder.") for name in published):
+    published = plain_state_dict(state_dict, "MERL")
+    content = recognises(published)
+    if content is None:
         raise CheckpointError(
-            f"This is no MERL checkpoint: no key begins with 'ecg_encoder.'. Its first keys: {list(published)[:5]}."
+            "This is no MERL checkpoint: it has none of the layers of MERL's ECG encoders, or parts that MERL has not. "
+            f"Its first keys: {list(published)[:5]}."
         )
+    if content == "encoder":
+        return _convert_encoder(published, config_overrides)
     if not any(name.startswith("lm_model.") for name in published):
         raise CheckpointError(
-            "The checkpoint has no text encoder (no key begins with 'lm_model.'). If it is one of MERL's "
-            "'*_best_encoder.pth' files, it holds the ECG encoder only; convert the matching '*_best_ckpt.pth'."
+            "The checkpoint has heads but no text encoder (no key begins with 'lm_model.'). Convert MERL's "
+            "'*_best_ckpt.pth', or its '*_best_encoder.pth' for the ECG encoder alone."
         )
     overrides: dict[str, Any] = {"ecg_config": _ecg_config(published), **config_overrides}
     config = MerlConfig(text_config=text_config if text_config is not None else BertConfig(), **overrides)
-    model = MerlModel(config)
-
-    return fill_model(model, rename(published, _RENAMES, _UNUSED), "MERL model")
+    return fill_model(MerlModel(config), rename(published, _RENAMES, _UNUSED), "MERL model")
 
 
-def feature_extractor_settings() -> dict[str, Any]:
+def feature_extractor_settings(lead_order: LeadOrder = "mimic") -> dict[str, Any]:
     """How the published weights want their input: 500 Hz, 10 s, MIMIC's lead order, per-record min-max."""
     return {
-        "lead_names": list(MIMIC_LEADS),
+        "lead_names": lead_names(lead_order),
         "sampling_rate_hz": 500,
         "duration_s": 10.0,
         "scaling": "minmax_record",
@@ -105,33 +133,41 @@ def text_settings() -> dict[str, Any]:
     return {"max_length": 256, "report_cleaning": "mimic"}
 
 
-def _ecg_config(published: Mapping[str, Tensor]) -> ResNet1dConfig | Vit1dConfig:
+def _convert_encoder(published: Mapping[str, Tensor], config_overrides: dict[str, Any]) -> ResNet1dModel | Vit1dModel:
+    prefix = "ecg_encoder."
+    inside = {prefix + name.removeprefix(prefix): tensor for name, tensor in published.items()}
+    config = _ecg_config(inside, **config_overrides)
+    model = ResNet1dModel(config) if isinstance(config, ResNet1dConfig) else Vit1dModel(config)
+    renamed = {name.removeprefix(prefix): tensor for name, tensor in rename(inside, _RENAMES, _UNUSED).items()}
+    return fill_model(model, renamed, "ECG encoder of MERL")
+
+
+def _ecg_config(published: Mapping[str, Tensor], **overrides: Any) -> ResNet1dConfig | Vit1dConfig:
     """Read the encoder's size off the shapes of its weights."""
-    if "ecg_encoder.to_patch_embedding.weight" in published:
-        width, num_leads, patch_size = published["ecg_encoder.to_patch_embedding.weight"].shape
-        num_tokens = published["ecg_encoder.pos_embedding"].shape[1]
-        blocks = {match[1] for name in published if (match := re.match(r"ecg_encoder\.block(\d+)\.", name))}
-        return Vit1dConfig(
-            num_leads=num_leads,
-            num_samples=num_tokens * patch_size,
-            patch_size=patch_size,
-            hidden_size=width,
-            num_hidden_layers=len(blocks),
-            num_attention_heads=published["ecg_encoder.block0.attn.fn.to_qkv.weight"].shape[0] // (3 * 64),
-            intermediate_size=published["ecg_encoder.block0.ff.fn.net.0.weight"].shape[0],
-        )
-    if "ecg_encoder.conv1.weight" in published:
-        depths = [
-            len({match[1] for name in published if (match := re.match(rf"ecg_encoder\.layer{stage}\.(\d+)\.", name))})
-            for stage in range(1, 5)
-        ]
-        bottleneck = "ecg_encoder.layer1.0.conv3.weight" in published
-        return ResNet1dConfig(
-            num_leads=published["ecg_encoder.conv1.weight"].shape[1],
-            block="bottleneck" if bottleneck else "basic",
-            depths=depths,
-        )
-    raise CheckpointError(
-        "This is no MERL checkpoint: it has neither 'ecg_encoder.conv1.weight' (ResNet) nor "
-        f"'ecg_encoder.to_patch_embedding.weight' (ViT). Its first keys: {list(published)[:5]}."
-    )
+    vit_blocks = {match[1] for name in published if (match := re.match(r"ecg_encoder\.block(\d+)\.", name))}
+    if vit_blocks:
+        width, num_leads, patch_size = shape_of(published, "ecg_encoder.to_patch_embedding.weight", 3)
+        num_tokens = shape_of(published, "ecg_encoder.pos_embedding", 3)[1]
+        qkv_width = shape_of(published, "ecg_encoder.block0.attn.fn.to_qkv.weight", 2)[0]
+        vit = {
+            "num_leads": num_leads,
+            "num_samples": num_tokens * patch_size,
+            "patch_size": patch_size,
+            "hidden_size": width,
+            "num_hidden_layers": len(vit_blocks),
+            "num_attention_heads": -(-qkv_width // (3 * 64)),
+            "intermediate_size": shape_of(published, "ecg_encoder.block0.ff.fn.net.0.weight", 2)[0],
+        }
+        return Vit1dConfig(**{**vit, **overrides})
+    found = [
+        {match[1] for name in published if (match := re.match(rf"ecg_encoder\.layer{stage}\.(\d+)\.", name))}
+        for stage in range(1, 5)
+    ]
+    depths = [max(1, len(blocks)) for blocks in found]  # of a stage without blocks, the first will be missed
+    bottleneck = any(re.match(r"ecg_encoder\.layer\d\.\d+\.conv3\.", name) for name in published)
+    resnet = {
+        "num_leads": shape_of(published, "ecg_encoder.conv1.weight", 3)[1],
+        "block": "bottleneck" if bottleneck else "basic",
+        "depths": depths,
+    }
+    return ResNet1dConfig(**{**resnet, **overrides})
