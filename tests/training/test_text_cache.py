@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -259,3 +260,33 @@ def test_a_report_that_is_empty_after_cleaning_is_shown():
     model, processor = build(**{"text.report_cleaning": "mimic"})
     with pytest.raises(RecordError, match=r"Record '\*\*\* \*\*\*'.*empty after cleaning"):
         TextCache.build(model, processor, ["Sinus rhythm", "*** ***"], show_progress=False)
+
+
+# Memory
+
+
+def test_a_cache_in_half_precision_rounds_and_nothing_else(frozen, synthetic_dataset):
+    model, processor = frozen
+    reports = synthetic_dataset.unique_reports()
+    exact = TextCache.build(model, processor, reports, show_progress=False)
+    rounded = TextCache.build(model, processor, reports, show_progress=False, dtype=torch.bfloat16)
+    assert rounded.embeds.dtype == torch.bfloat16
+    assert rounded.report_ids == exact.report_ids
+    ids = torch.arange(len(exact))
+    assert looked_up(rounded, ids).dtype == torch.float32
+    assert torch.equal(looked_up(rounded, ids), looked_up(exact, ids).bfloat16().float())
+
+
+def test_an_unknown_precision_of_the_cache_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="text_cache_dtype must be"):
+        EcgTextTrainingArguments(output_dir=str(tmp_path), text_cache_dtype="int8")
+
+
+def test_a_loss_that_is_not_a_number_is_logged_as_such(frozen, synthetic_dataset, tmp_path):
+    model, processor = frozen
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        model.text_projection[0].weight.fill_(float("nan"))
+    trainer = make_trainer(model, processor, synthetic_dataset, tmp_path, max_steps=1)
+    trainer.train()
+    assert np.isnan(next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry))

@@ -21,6 +21,8 @@ class EcgTextTrainingArguments(TrainingArguments):
     Args:
         text_cache (`bool`): Encode each distinct report once where the text tower is frozen and without dropout.
         text_cache_batch_size (`int`): Reports per forward pass while the cache is filled.
+        text_cache_dtype (`"float32"`, `"bfloat16"` or `"float16"`): How the cache keeps the tower's outputs. Anything
+            but float32 rounds them; it halves the memory, which matters to methods that read every token (DERI).
         sync_batch_norm (`bool`): Compute BatchNorm statistics over the joined batch of all processes, so that N
             processes train exactly as one with the joined batch.
         learning_rate_multipliers (`dict[str, float]`): Learning rate, relative to `learning_rate`, of parameters whose
@@ -46,6 +48,7 @@ class EcgTextTrainingArguments(TrainingArguments):
 
     text_cache: bool = True
     text_cache_batch_size: int = 64
+    text_cache_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     sync_batch_norm: bool = True
     learning_rate_multipliers: dict[str, float] | str | None = field(default=None)
     lr_restart_steps: int | None = None
@@ -68,6 +71,8 @@ class EcgTextTrainingArguments(TrainingArguments):
     # Every parameter that trains takes part in every step.
     ddp_find_unused_parameters: bool | None = False
     report_to: Any = "none"
+    # It would ask the device in every step whether the loss is finite, and log something else where it is not.
+    logging_nan_inf_filter: bool = False
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "learning_rate_multipliers"]  # noqa: RUF012
 
@@ -75,6 +80,10 @@ class EcgTextTrainingArguments(TrainingArguments):
         """Choose the precision, then check as transformers does."""
         if self.precision not in {"auto", "fp32", "bf16", "fp16"}:
             raise ValueError(f"precision must be 'auto', 'fp32', 'bf16' or 'fp16', not '{self.precision}'.")
+        if self.text_cache_dtype not in {"float32", "bfloat16", "float16"}:
+            raise ValueError(
+                f"text_cache_dtype must be 'float32', 'bfloat16' or 'float16', not '{self.text_cache_dtype}'."
+            )
         if self.lr_restart_steps is not None and self.lr_restart_steps < 1:
             raise ValueError(f"lr_restart_steps must be positive, not {self.lr_restart_steps}.")
         if self.negative_sampling is not None and self.negative_sampling not in NEGATIVE_KINDS:

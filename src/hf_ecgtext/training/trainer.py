@@ -110,6 +110,7 @@ class EcgTextTrainer(Trainer):
             self.processing_class,
             reports,
             batch_size=self.args.text_cache_batch_size,
+            dtype=getattr(torch, self.args.text_cache_dtype),
             show_progress=not self.args.disable_tqdm and self.is_world_process_zero(),
         )
         if isinstance(self.data_collator, EcgTextCollator):
