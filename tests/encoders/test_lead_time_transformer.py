@@ -113,6 +113,11 @@ def test_a_missing_lead_counts_as_if_its_tokens_were_not_there(encoder, ecg):
     torch.testing.assert_close(output.last_hidden_state[:, present[0]], expected.last_hidden_state)
     torch.testing.assert_close(output.pooler_output, expected.pooler_output)
     assert not torch.allclose(output.pooler_output, encoder(ecg).pooler_output, atol=1e-4)
+    # The same among visible tokens, of which 11 and 14 are in the missing lead.
+    some, present = torch.tensor([[0, 6, 11, 14, 19]]).expand(3, -1), torch.tensor([[0, 6, 19]]).expand(3, -1)
+    output, expected = encoder(ecg, lead_mask, some), encoder(ecg, visible=present)
+    torch.testing.assert_close(output.last_hidden_state[:, [0, 1, 4]], expected.last_hidden_state)
+    torch.testing.assert_close(output.pooler_output, expected.pooler_output)
 
 
 @pytest.mark.parametrize("visible", [None, [[0, 6, 12, 19]]])

@@ -19,8 +19,7 @@ from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.scores import ZeroShotScores
 from hf_ecgtext.evaluation.zero_shot import zero_shot_scores
 from hf_ecgtext.methods import get_recipe, method_names
-from hf_ecgtext.reporting.comparison import comparison_table
-from hf_ecgtext.reporting.tables import render_table
+from hf_ecgtext.reporting.comparison import comparison_table, runs_table
 from hf_ecgtext.training.checkpoints import last_complete_checkpoint
 
 
@@ -58,29 +57,6 @@ def run(arguments: argparse.Namespace) -> None:
     for prompts in dict.fromkeys(result.prompts for result in results):
         print(comparison_table([result for result in results if result.prompts == prompts], titles, style))
     print(runs_table({method: _read_run(folder) for method, folder in folders.items()}, style))
-
-
-def runs_table(runs: dict[str, dict[str, Any]], style: Any = "markdown") -> str:
-    """What each training cost, so that a reader sees whether budgets were equal.
-
-    Args:
-        runs (`dict[str, dict]`): By method, as `compare` notes them in `<results>.runs.json`.
-        style (`str`): `"markdown"` or `"terminal"`.
-    """
-    header = ["method", "parameters (M)", "trained (M)", "steps", "batch", "minutes", "best epoch by validation loss"]
-    rows = [
-        [
-            method,
-            f"{run['parameters'] / 1e6:.2f}",
-            f"{run['trained_parameters'] / 1e6:.2f}",
-            f"{run['steps']:,}",
-            f"{run['batch_size']}",
-            f"{run['seconds'] / 60:.1f}",
-            "-" if run["best_epoch"] is None else f"{run['best_epoch']:g}",
-        ]
-        for method, run in runs.items()
-    ]
-    return render_table(header, rows, style)
 
 
 def _train(method: str, folder: Path, arguments: argparse.Namespace) -> None:

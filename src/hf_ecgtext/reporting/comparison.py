@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.reporting.tables import UNDEFINED, Style, percent, render_table
@@ -62,6 +63,29 @@ def comparison_table(results: Sequence[EvaluationResult], titles: Mapping[str, s
         f"{first.data['revision']}, {first.data['split']} split."
     )
     return render_table(header, rows, style) + "\n\n" + notes + "\n"
+
+
+def runs_table(runs: Mapping[str, Mapping[str, Any]], style: Style = "markdown") -> str:
+    """What each training cost, so that a reader sees whether budgets were equal.
+
+    Args:
+        runs (`dict[str, dict]`): By method, as `compare` notes them in `<results>.runs.json`.
+        style (`str`): `"markdown"` or `"terminal"`.
+    """
+    header = ["method", "parameters (M)", "trained (M)", "steps", "batch", "minutes", "best epoch by validation loss"]
+    rows = [
+        [
+            method,
+            f"{run['parameters'] / 1e6:.2f}",
+            f"{run['trained_parameters'] / 1e6:.2f}",
+            f"{run['steps']:,}",
+            f"{run['batch_size']}",
+            f"{run['seconds'] / 60:.1f}",
+            "-" if run["best_epoch"] is None else f"{run['best_epoch']:g}",
+        ]
+        for method, run in runs.items()
+    ]
+    return render_table(header, rows, style)
 
 
 def _cell(result: EvaluationResult | None) -> str:

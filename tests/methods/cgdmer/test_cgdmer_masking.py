@@ -115,8 +115,9 @@ def test_masked_tokens_reach_the_target_and_nothing_else(built, batch):
     assert (rows["text_nll"] != expected["text_nll"]).all()
 
 
-def test_15_percent_of_the_ordinary_tokens_are_masked_and_no_special_one(built, batch):
+def test_15_percent_of_the_ordinary_tokens_are_masked_and_no_special_one(built, synthetic_dataset):
     model = built[0].eval()
+    batch = EcgTextCollator(built[1])(synthetic_dataset.__getitems__(range(64)))
     special = torch.isin(batch["input_ids"], torch.tensor(model.config.special_token_ids))
     ordinary = (batch["attention_mask"].bool() & ~special).sum(dim=1)
     seen = []
@@ -126,6 +127,7 @@ def test_15_percent_of_the_ordinary_tokens_are_masked_and_no_special_one(built, 
     assert torch.equal(counts, torch.round(0.15 * ordinary).clamp_min(1))
     masked = seen[0] != batch["input_ids"]
     assert torch.equal(masked.sum(dim=1), counts.long())
+    assert (seen[0][masked] == model.config.mask_token_id).all()
     assert not (masked & special).any()
 
 
