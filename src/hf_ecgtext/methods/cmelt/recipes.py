@@ -21,7 +21,12 @@ def _with_negatives(budget: Any, kind: str, **settings: Any) -> dict[str, Any]:
 
 
 def _small_config() -> CmeltConfig:
-    """A C-MELT of a step per second on two CPU cores at batch 64 and 1,000 samples. Every number is ours."""
+    """A C-MELT of a step per second on two CPU cores at batch 64 and 1,000 samples. Every number is ours.
+
+    Chosen by how well the pair term alone tells a synthetic validation record's own report from others after 360 steps
+    of batch 32, one seed: AUROC 94 like this, 88 with random lead masking, 50 with the paper's pair term (after 180
+    steps): without a bias, the features of all records collapsed.
+    """
     return CmeltConfig(
         ecg_config=ConvTransformerConfig(
             conv_dim=64,
@@ -30,6 +35,7 @@ def _small_config() -> CmeltConfig:
             num_attention_heads=4,
             intermediate_size=512,
             position_kernel_size=32,
+            initializer_range=0.05,  # 0.02 is for a width of 768
         ),
         projection_dim=128,
         text_pooling="mean",  # how all-MiniLM-L6-v2 was trained
@@ -41,6 +47,11 @@ def _small_config() -> CmeltConfig:
         mem_decoder_hidden_size=64,
         mem_decoder_num_layers=1,
         mem_decoder_num_attention_heads=2,
+        lead_mask_probability=0.0,  # costs most at this budget; the paper does not mention it
+        learnable_siglip=True,
+        normalize_features=True,
+        siglip_reduction="mean_rows",
+        initializer_range=0.05,
     )
 
 
