@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 from hf_ecgtext.evaluation.results import read_results
 from hf_ecgtext.methods import method_names
-from hf_ecgtext.reporting.tables import percent, zero_shot_table
+from hf_ecgtext.reporting.comparison import comparison_table, runs_table
+from hf_ecgtext.reporting.tables import percent
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,10 +42,21 @@ def test_every_method_stands_in_the_table():
         assert f"`{method}`" in README
 
 
-def test_the_results_table_is_made_from_the_result_lines():
-    name, *prompts = re.search(r"<!-- table: (.*?) -->", README)[1].split()
-    lines = read_results(ROOT / "results" / f"{name}.jsonl")
-    assert zero_shot_table([line for line in lines if line.prompts in prompts]).strip() in README
+def test_the_comparison_tables_are_made_from_the_result_lines():
+    markers = re.findall(r"<!-- comparison: (\w+) (\w+)(?: (\w+))? -->", README)
+    assert markers
+    for name, prompts, task in markers:
+        lines = read_results(ROOT / "results" / f"{name}.jsonl")
+        titles = {line.checkpoint: Path(line.checkpoint).name for line in lines}
+        assert set(titles.values()) == set(method_names())
+        chosen = [line for line in lines if line.prompts == prompts and task in ("", line.task)]
+        assert comparison_table(chosen, titles).strip() in README
+
+
+def test_the_cost_of_each_training_is_that_of_its_run():
+    for name in re.findall(r"<!-- runs: (\w+) -->", README):
+        runs = json.loads((ROOT / "results" / f"{name}.runs.json").read_text(encoding="utf-8"))
+        assert runs_table(runs).strip() in README
 
 
 def test_the_quickstart_s_numbers_are_those_of_its_result_lines():
