@@ -41,7 +41,7 @@ from hf_ecgtext.data.synthetic import SyntheticEcgGenerator
 from hf_ecgtext.encoders.conv_transformer import ConvTransformerConfig
 from hf_ecgtext.encoders.masking import is_hidden, kept_indices, num_kept
 from hf_ecgtext.encoders.text import tiny_bert_tokenizer
-from hf_ecgtext.methods.base import EcgTextModel
+from hf_ecgtext.methods.base import EcgTextModel, TextInputs
 from hf_ecgtext.methods.cmelt import CmeltConfig, CmeltModel
 from hf_ecgtext.methods.deri import DeriConfig, DeriModel
 from hf_ecgtext.objectives import masked_patch_error, token_cross_entropy
@@ -104,12 +104,10 @@ def cmelt_loss(model: CmeltModel) -> PublishedLoss:
 
     def loss(ecg_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, list[Tensor]]:
         noise = model.draw_noise(len(ecg_values), input_ids.shape[1])
-        masked = model.mask_reports(input_ids, attention_mask, noise["text_noise"])
+        masked = model.mask_words(TextInputs(input_ids, attention_mask), noise["text_noise"])
         labels = torch.full_like(input_ids, -100).scatter(1, masked.positions, masked.labels)
-        pooled, tokens = (
-            (output := model.text_tower(masked.input_ids, attention_mask)).pooler_output,
-            (output.last_hidden_state),
-        )
+        output = model.text_tower(masked.input_ids, attention_mask)
+        pooled, tokens = output.pooler_output, output.last_hidden_state
         lead_mask = noise["lead_noise"] >= config.lead_mask_probability
         visible = kept_indices(noise["patch_noise"], num_kept(config.ecg_config.num_tokens, config.ecg_mask_ratio))
         encoded = model.ecg_encoder(ecg_values, lead_mask=lead_mask, visible=visible)

@@ -151,7 +151,7 @@ class CmeltModel(EcgTextModel):
         noise = {name: extra.pop(name, value) for name, value in drawn.items()}
         check_no_extra_inputs(extra)
 
-        masked_text = self._mask_text(text, noise["text_noise"]) if "text_noise" in noise else None
+        masked_text = self.mask_words(text, noise["text_noise"]) if "text_noise" in noise else None
         if masked_text is not None:
             text = TextInputs(masked_text.input_ids, text.attention_mask)
         text_embeds, text_tokens = self.encode_text(text)
@@ -190,7 +190,12 @@ class CmeltModel(EcgTextModel):
             rows["etm_logits"] = self.etm_head(self.fused_features(fused_text, ecg_states[-1]))
         return rows
 
-    def _mask_text(self, text: TextInputs, noise: Tensor) -> MaskedText:
+    def mask_words(self, text: TextInputs, noise: Tensor) -> MaskedText:
+        """Replace `text_mask_ratio` of each report's words, as `noise` `(batch, num_tokens, 3)` says.
+
+        Raises:
+            ValueError: If there are no tokens, or no mask token is known.
+        """
         if text.input_ids is None:
             raise ValueError("Masked language modelling needs input_ids, not the text tower's outputs.")
         if self.config.mask_token_id is None:
