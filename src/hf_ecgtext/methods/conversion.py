@@ -213,6 +213,38 @@ def lead_names(lead_order: LeadOrder) -> list[str]:
     return list(LEAD_ORDERS[lead_order])
 
 
+def input_settings(lead_order: LeadOrder, scaling: str) -> dict[str, Any]:
+    """Settings of the feature extractor for weights that read 10 s at 500 Hz, as all published ones here do.
+
+    Args:
+        lead_order (`"mimic"` or `"standard"`): The order in which the weights read leads.
+        scaling (`str`): As in [`~hf_ecgtext.processing.EcgFeatureExtractor`].
+
+    Raises:
+        ValueError: If there is no such order.
+    """
+    return {
+        "lead_names": lead_names(lead_order),
+        "sampling_rate_hz": 500,
+        "duration_s": 10.0,
+        "scaling": scaling,
+    }
+
+
+def resnet_settings(published: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The size of MERL's ResNet, which DERI has too, from the shapes of its weights under their published names."""
+    found = [
+        {match[1] for name in published if (match := re.match(rf"ecg_encoder\.layer{stage}\.(\d+)\.", name))}
+        for stage in range(1, 5)
+    ]
+    bottleneck = any(re.match(r"ecg_encoder\.layer\d\.\d+\.conv3\.", name) for name in published)
+    return {
+        "num_leads": shape_of(published, "ecg_encoder.conv1.weight", 3)[1],
+        "block": "bottleneck" if bottleneck else "basic",
+        "depths": [max(1, len(blocks)) for blocks in found],  # of a stage without blocks, the first will be missed
+    }
+
+
 def rename(weights: Mapping[str, Tensor], renames: Renames, unused: re.Pattern[str] | None = None) -> dict[str, Tensor]:
     """The same weights under our names, without those that nothing here uses.
 

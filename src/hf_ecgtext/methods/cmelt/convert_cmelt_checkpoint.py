@@ -23,7 +23,7 @@ from hf_ecgtext.methods.conversion import (
     LeadOrder,
     Renames,
     fill_model,
-    lead_names,
+    input_settings,
     plain_state_dict,
     rename,
     shape_of,
@@ -187,12 +187,7 @@ def feature_extractor_settings(lead_order: LeadOrder = "mimic") -> dict[str, Any
     Raises:
         ValueError: If there is no such order.
     """
-    return {
-        "lead_names": lead_names(lead_order),
-        "sampling_rate_hz": 500,
-        "duration_s": 10.0,
-        "scaling": "none",
-    }
+    return input_settings(lead_order, "none")
 
 
 def text_settings() -> dict[str, Any]:

@@ -21,9 +21,10 @@ from hf_ecgtext.methods.conversion import (
     LeadOrder,
     Renames,
     fill_model,
-    lead_names,
+    input_settings,
     plain_state_dict,
     rename,
+    resnet_settings,
     shape_of,
 )
 from hf_ecgtext.methods.deri.configuration_deri import RELEASED, DeriConfig
@@ -114,12 +115,7 @@ def convert(
 
 def feature_extractor_settings(lead_order: LeadOrder = "mimic") -> dict[str, Any]:
     """How the released code prepares signals: 500 Hz, 10 s, MIMIC's lead order, per-record min-max."""
-    return {
-        "lead_names": lead_names(lead_order),
-        "sampling_rate_hz": 500,
-        "duration_s": 10.0,
-        "scaling": "minmax_record",
-    }
+    return input_settings(lead_order, "minmax_record")
 
 
 def text_settings() -> dict[str, Any]:
@@ -129,18 +125,9 @@ def text_settings() -> dict[str, Any]:
 
 def _shapes(published: Mapping[str, Tensor]) -> dict[str, Any]:
     """Settings that the shapes of the weights tell."""
-    found = [
-        {match[1] for name in published if (match := re.match(rf"ecg_encoder\.layer{stage}\.(\d+)\.", name))}
-        for stage in range(1, 5)
-    ]
-    depths = [max(1, len(numbers)) for numbers in found]  # of a stage without blocks, the first will be missed
     blocks = {match[1] for name in published if (match := re.match(r"decode_e\.block(\d+)\.", name))}
     return {
-        "ecg_config": ResNet1dConfig(
-            num_leads=shape_of(published, "ecg_encoder.conv1.weight", 3)[1],
-            block="bottleneck" if "ecg_encoder.layer1.0.conv3.weight" in published else "basic",
-            depths=depths,
-        ),
+        "ecg_config": ResNet1dConfig(**resnet_settings(published)),
         "num_decoder_layers": max(1, len(blocks)),
         "max_text_tokens": max(1, shape_of(published, "decode_e.pos_embedding", 3)[1] - 2),
     }

@@ -23,9 +23,10 @@ from hf_ecgtext.methods.conversion import (
     LeadOrder,
     Renames,
     fill_model,
-    lead_names,
+    input_settings,
     plain_state_dict,
     rename,
+    resnet_settings,
     shape_of,
 )
 from hf_ecgtext.methods.merl.configuration_merl import MerlConfig
@@ -120,12 +121,7 @@ def convert(
 
 def feature_extractor_settings(lead_order: LeadOrder = "mimic") -> dict[str, Any]:
     """How the published weights want their input: 500 Hz, 10 s, MIMIC's lead order, per-record min-max."""
-    return {
-        "lead_names": lead_names(lead_order),
-        "sampling_rate_hz": 500,
-        "duration_s": 10.0,
-        "scaling": "minmax_record",
-    }
+    return input_settings(lead_order, "minmax_record")
 
 
 def text_settings() -> dict[str, Any]:
@@ -159,15 +155,4 @@ def _ecg_config(published: Mapping[str, Tensor], **overrides: Any) -> ResNet1dCo
             "intermediate_size": shape_of(published, "ecg_encoder.block0.ff.fn.net.0.weight", 2)[0],
         }
         return Vit1dConfig(**{**vit, **overrides})
-    found = [
-        {match[1] for name in published if (match := re.match(rf"ecg_encoder\.layer{stage}\.(\d+)\.", name))}
-        for stage in range(1, 5)
-    ]
-    depths = [max(1, len(blocks)) for blocks in found]  # of a stage without blocks, the first will be missed
-    bottleneck = any(re.match(r"ecg_encoder\.layer\d\.\d+\.conv3\.", name) for name in published)
-    resnet = {
-        "num_leads": shape_of(published, "ecg_encoder.conv1.weight", 3)[1],
-        "block": "bottleneck" if bottleneck else "basic",
-        "depths": depths,
-    }
-    return ResNet1dConfig(**{**resnet, **overrides})
+    return ResNet1dConfig(**{**resnet_settings(published), **overrides})
