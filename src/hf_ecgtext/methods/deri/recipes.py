@@ -33,7 +33,7 @@ def quickstart() -> Recipe:
     """A thin DERI on the embedded synthetic data. Needs the extra `minilm`.
 
     Command: `python train.py --method deri --recipe quickstart --data synthetic`, two CPU cores.
-    Time and score: not yet run.
+    Score: AUROC 95.0 (94.3 to 95.6), seed 0, 205 s of training.
     """
     # Mean pooling is how all-MiniLM-L6-v2 was trained.
     config = DeriConfig(ecg_config=thin_resnet(), projection_dim=128, text_pooling="mean")
