@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from hf_ecgtext.commands import train
 from hf_ecgtext.commands.checkpoints import load_checkpoint
 from hf_ecgtext.commands.options import add_data_options, parse_settings
 from hf_ecgtext.data.tasks import EcgData, open_data
-from hf_ecgtext.evaluation.results import EvaluationResult
+from hf_ecgtext.evaluation.results import EvaluationResult, written_whole
 from hf_ecgtext.evaluation.scores import ZeroShotScores
 from hf_ecgtext.evaluation.zero_shot import zero_shot_scores
 from hf_ecgtext.methods import get_recipe, method_names
@@ -158,7 +157,5 @@ def _read_run(folder: Path) -> dict[str, Any]:
 
 def _write(path: Path, lines: list[str]) -> None:
     """Write a text file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    with written_whole(path) as unfinished:
+        unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from hf_ecgtext.evaluation.bootstrap import BootstrapDistribution, bootstrap_intervals, paired_difference
 from hf_ecgtext.evaluation.metrics import FREQUENT_CLASS_MIN_POSITIVES
-from hf_ecgtext.evaluation.results import EvaluationResult
+from hf_ecgtext.evaluation.results import EvaluationResult, written_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +42,9 @@ class ZeroShotScores:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the scores to an `.npz` file, whole or not at all."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f"{target.name}.{os.getpid()}.unfinished")
         patients = [] if self.patients is None else [json.dumps(patient) for patient in self.patients]
         texts = {"task": self.task, "prompts": self.prompts, "class_names": self.class_names, "data": self.data}
-        with open(unfinished, "wb") as file:
+        with written_whole(path) as unfinished, open(unfinished, "wb") as file:
             np.savez(
                 file,
                 texts=np.array(json.dumps(texts)),
@@ -57,7 +53,6 @@ class ZeroShotScores:
                 trained=self.trained,
                 random=self.random,
             )
-        unfinished.replace(target)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ZeroShotScores:
