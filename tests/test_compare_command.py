@@ -71,6 +71,11 @@ def test_a_second_call_trains_nothing_and_gives_the_same_results(compared, capsy
     assert [{**json.loads(line), "date": None, "command": None} for line in after.splitlines()] == strip
 
 
+def test_runs_with_other_settings_are_not_mixed(compared, capsys):
+    assert compare(compared, "--seed", "1") == 1
+    assert "was trained with other settings (seed)" in capsys.readouterr().err
+
+
 def test_what_was_lost_is_done_again_and_nothing_else(compared, capsys):
     shutil.rmtree(compared / "runs" / "etp")
     assert compare(compared, "--markdown") == 0

@@ -21,6 +21,9 @@ from hf_ecgtext.methods import get_recipe, method_names
 from hf_ecgtext.reporting.comparison import comparison_table, runs_table
 from hf_ecgtext.training.checkpoints import last_complete_checkpoint
 
+# Options that decide what a training gives; a comparison never mixes runs in which they differ.
+_TRAINING_SETTINGS = ("recipe", "data", "data_set", "overrides", "seed")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -60,7 +63,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _train(method: str, folder: Path, arguments: argparse.Namespace) -> None:
     """Train one method, or go on where a killed run stopped; nothing is done twice."""
+    settings = {name: getattr(arguments, name) for name in _TRAINING_SETTINGS}
     if _run_file(folder).is_file():
+        differing = [name for name in settings if _read_run(folder).get("settings", {}).get(name) != settings[name]]
+        if differing:
+            raise ValueError(
+                f"'{folder}' was trained with other settings ({', '.join(differing)}). Repeat those, choose another "
+                "--output-dir, or delete the folder."
+            )
         print(f"{method}: already trained, {folder}.")
         return
     if (folder / "config.json").is_file():
@@ -88,6 +98,7 @@ def _train(method: str, folder: Path, arguments: argparse.Namespace) -> None:
     model, _ = load_checkpoint(str(folder))
     best = state.get("best_global_step")
     run = {
+        "settings": settings,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained_parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         "steps": state["global_step"],
