@@ -65,7 +65,7 @@ main = runpy.run_path(sys.argv[1])["main"]
 main(["--num-records=30", "--sampling-rate-hz=100", "--output=ecgs", "--push-to-hub=me/synthetic"])
 stored = load_dataset("parquet", data_files="ecgs/data/test-*.parquet", split="train")
 
-print(json.dumps({"features": features(model, processor), "rows": stored.to_list()}))
+print(json.dumps({"features": features(model, processor), "rows": stored.to_list()}, default=bytes.hex))
 """
 
 LOAD = """
@@ -103,7 +103,7 @@ print(json.dumps({
         "no weights": error_of(AutoModel.from_pretrained, "me/without-weights"),
         "nothing": error_of(AutoModel.from_pretrained, "me/nothing"),
     },
-}))
+}, default=bytes.hex))
 """
 
 

@@ -12,9 +12,9 @@ import torch
 
 from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.data.negative_sampling import NegativeSampler, distinct_reports, find_candidates
+from hf_ecgtext.data.report_cleaning import clean_mimic_report
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.methods import get_recipe
-from hf_ecgtext.processing.report_cleaning import clean_mimic_report
 
 REPORTS = [f"Report number {number}" for number in range(200)]
 

@@ -75,7 +75,7 @@ def test_a_stored_record_comes_back_exactly_with_its_gains_baselines_and_missing
     assert len(rows) == len(records)
     assert any(np.isnan(record.signal).any() for record in records)
     for row, record in zip(rows, records, strict=True):
-        assert row["adc"].dtype == np.int16
+        assert row["samples"].dtype == np.int16
         assert_same(row_to_record(row), record)
 
 
@@ -106,8 +106,8 @@ def test_slices_of_an_arrow_table_decode_to_the_rows_of_the_slice(dataset):
 def test_decoding_copies_no_sample(dataset):
     stored, _ = dataset
     table = stored.data.table.combine_chunks()
-    samples = table.column("adc").chunk(0).values.values.to_numpy()
-    assert all(np.shares_memory(row["adc"], samples) for row in decode_table(table) if row["adc"].size)
+    content = np.frombuffer(table.column("samples").chunk(0).buffers()[2], np.uint8)
+    assert all(np.shares_memory(row["samples"], content) for row in decode_table(table) if row["samples"].size)
 
 
 def test_shuffled_selected_and_formatted_datasets_still_decode(dataset):
@@ -183,8 +183,8 @@ def test_attributes_become_columns_and_come_back():
 
 
 def test_extra_columns_and_attributes_must_not_shadow_common_columns():
-    with pytest.raises(ValueError, match="'adc'"):
-        ecg_features({"adc": Value("int16")})
+    with pytest.raises(ValueError, match="'samples'"):
+        ecg_features({"samples": Value("int16")})
     digital = make_digital(0)
     with pytest.raises(RecordError, match="'report'"):
         record_to_row(make_record(0, digital, attributes={"report": "other"}), digital)
@@ -195,13 +195,26 @@ def test_a_row_without_a_column_is_refused_by_name(records):
         rows_to_table([record_to_row(records[3], make_digital(3, 3, 50))], ecg_features({"age": Value("int32")}))
 
 
-def test_leads_of_different_length_are_refused_by_name():
-    table = pa.Table.from_pydict(
-        {name: [None] for name in ECG_FEATURES} | {"record_id": ["ragged"], "adc": [[[1, 2], [3]]]},
-        schema=ECG_FEATURES.arrow_schema,
-    )
-    with pytest.raises(RecordError, match=r"'ragged'.*length"):
-        decode_table(table)
+@pytest.mark.parametrize(
+    "damage", [{"samples": b"\0\0\0"}, {"num_samples": 7}, {"sample_type": "int32"}, {"samples": None}]
+)
+def test_samples_that_do_not_fit_their_columns_are_refused_by_name(damage):
+    digital = make_digital(0)
+    table = rows_to_table([record_to_row(make_record(0, digital), digital)])
+    row = {**table.to_pylist()[0], **damage}
+    with pytest.raises(RecordError, match=r"'r0'.*samples"):
+        decode_table(pa.Table.from_pylist([row], schema=ECG_FEATURES.arrow_schema))
+
+
+def test_millivolts_that_are_no_integers_are_stored_as_float32_without_loss():
+    signal = np.random.default_rng(0).normal(size=(12, 30)).astype(np.float32)
+    signal[1, 2] = np.nan
+    record = EcgRecord(signal, 500.0, STANDARD_LEADS, "float")
+    table = rows_to_table([record_to_row(record, as_float=True)])
+    (row,) = decode_table(table)
+    assert row["sample_type"] == "float32"
+    assert_same(row_to_record(row), record)
+    assert_same(row_to_record(table.to_pylist()[0]), record)
 
 
 def test_a_dataset_without_the_common_columns_is_refused():

@@ -1,9 +1,11 @@
 """How recordings are stored: one Arrow schema for every dataset, int16 samples, and a decoder that is fast and exact.
 
 Samples stay the integers of the source files (with per-lead gain and baseline), so that a stored dataset is half the
-size of float32 and gives back exactly the source's millivolts. Only plain Arrow types are used: `load_dataset` reads
-the files without this package. Decode with the functions here and never with `with_format("torch")` or `"numpy"`,
-which turn int16 into int64.
+size of float32 and gives back exactly the source's millivolts; the few sources that are no integers (CPSC2018's own
+files, CODE-test) are stored as float32 millivolts. Each record's samples are the bytes of one array, which decode at
+the speed of memory, ten to thirty times as fast as nested lists of numbers. Only plain Arrow types are used:
+`load_dataset` reads the files without this package. Decode with the functions here, and never with
+`with_format("torch")` or `"numpy"`, which cut zero bytes off the end of binary values.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ ECG_FEATURES = Features(
         "patient_id": Value("string"),
         "sampling_rate_hz": Value("float64"),
         "lead_names": List(Value("string")),
-        "adc": List(List(Value("int16"))),  # (num_leads, num_samples); any length, unlike Array2D
+        "num_samples": Value("int32"),
+        "sample_type": Value("string"),  # "int16", or "float32": then the samples are millivolts
+        "samples": Value("binary"),  # little-endian, one lead after the other: (num_leads, num_samples)
         "gain_per_mv": List(Value("float64")),
         "baseline": List(Value("int32")),
         "report": Value("string"),
@@ -38,6 +42,9 @@ ECG_FEATURES = Features(
     }
 )
 """The columns every stored dataset has. Further columns of a dataset become `EcgRecord.attributes`."""
+
+SAMPLE_DTYPES: dict[str, np.dtype[Any]] = {"int16": np.dtype("<i2"), "float32": np.dtype("<f4")}
+"""NumPy's name of each `sample_type`."""
 
 DEFAULT_GAIN_PER_MV = 1000.0
 """1 uV per unit, PTB-XL's own resolution: int16 then spans +-32.767 mV."""
@@ -76,47 +83,93 @@ def quantize(record: EcgRecord, gain_per_mv: float = DEFAULT_GAIN_PER_MV) -> Dig
     return DigitalEcg(adc.astype(np.int16), np.full(num_leads, gain_per_mv), np.zeros(num_leads, dtype=np.int32))
 
 
-def record_to_row(record: EcgRecord, digital: DigitalEcg | None = None) -> dict[str, Any]:
+def record_to_row(record: EcgRecord, digital: DigitalEcg | None = None, *, as_float: bool = False) -> dict[str, Any]:
     """The record as one row of a stored dataset; its attributes become columns. Header comments are not stored.
 
     Args:
         record (`EcgRecord`): What to store.
         digital (`DigitalEcg`, *optional*): The integers of the source file, stored as they are. Without them the
             signal is rounded to 1 uV, which loses nothing where it was already on that grid.
+        as_float (`bool`): Store float32 millivolts instead: for sources that are no integers.
 
     Raises:
         RecordError: If the signal does not fit into 16 bits, `digital` has another shape than the signal, or an
             attribute has the name of a common column.
     """
-    if digital is None:
-        digital = quantize(record)
-    if digital.adc.shape != record.signal.shape:
+    num_leads = len(record.lead_names)
+    if as_float:
+        samples: NDArray[Any] = record.signal.astype(np.float32, copy=False)
+        gain_per_mv, baseline = np.ones(num_leads), np.zeros(num_leads, dtype=np.int32)
+    else:
+        digital = quantize(record) if digital is None else digital
+        samples, gain_per_mv, baseline = digital.adc, digital.gain_per_mv, digital.baseline
+    if samples.shape != record.signal.shape:
         raise RecordError(
             record.record_id,
-            f"The integers have shape {digital.adc.shape} but the signal has shape {record.signal.shape}.",
+            f"The integers have shape {samples.shape} but the signal has shape {record.signal.shape}.",
             "Pass the integers of the same recording.",
         )
-    clashes = sorted(set(record.attributes) & set(ECG_FEATURES))
+    return samples_to_row(
+        samples,
+        gain_per_mv,
+        baseline,
+        record_id=record.record_id,
+        patient_id=record.patient_id,
+        sampling_rate_hz=record.sampling_rate_hz,
+        lead_names=record.lead_names,
+        report=record.report,
+        labels=record.labels,
+        attributes=record.attributes,
+    )
+
+
+def samples_to_row(
+    samples: NDArray[Any],
+    gain_per_mv: NDArray[np.float64],
+    baseline: NDArray[np.int32],
+    *,
+    record_id: str,
+    patient_id: str | None,
+    sampling_rate_hz: float,
+    lead_names: Sequence[str],
+    report: str | None,
+    labels: Sequence[str],
+    attributes: Mapping[str, Any],
+) -> dict[str, Any]:
+    """A row from stored samples, without the detour over millivolts.
+
+    Args:
+        samples (`np.ndarray` of shape `(num_leads, num_samples)`): int16, or float32 in millivolts.
+        gain_per_mv, baseline (`np.ndarray` of shape `(num_leads,)`): As in [`DigitalEcg`]; 1 and 0 for float32.
+        attributes (`Mapping[str, Any]`): Values of the columns that only this dataset has; the others are those of
+            [`EcgRecord`].
+
+    Raises:
+        RecordError: If an attribute has the name of a common column.
+    """
+    clashes = sorted(set(attributes) & set(ECG_FEATURES))
     if clashes:
-        raise RecordError(record.record_id, f"The attributes {clashes} are names of columns.", "Rename them.")
+        raise RecordError(record_id, f"The attributes {clashes} are names of columns.", "Rename them.")
     return {
-        "record_id": record.record_id,
-        "patient_id": record.patient_id,
-        "sampling_rate_hz": record.sampling_rate_hz,
-        "lead_names": list(record.lead_names),
-        "adc": digital.adc,
-        "gain_per_mv": digital.gain_per_mv,
-        "baseline": digital.baseline,
-        "report": record.report,
-        "labels": list(record.labels),
-        **record.attributes,
+        "record_id": record_id,
+        "patient_id": patient_id,
+        "sampling_rate_hz": sampling_rate_hz,
+        "lead_names": list(lead_names),
+        "num_samples": samples.shape[1],
+        "sample_type": samples.dtype.name,
+        "samples": samples,
+        "gain_per_mv": gain_per_mv,
+        "baseline": baseline,
+        "report": report,
+        "labels": list(labels),
+        **attributes,
     }
 
 
 def rows_to_table(rows: Sequence[Mapping[str, Any]], features: Features = ECG_FEATURES) -> pa.Table:
     """Rows of `record_to_row` as an Arrow table with exactly the columns of `features`.
 
-    Keep it to some hundred rows: Arrow counts the samples of one table in 32 bits.
+    Keep it to some hundred rows: Arrow counts the bytes of one table's samples in 31 bits.
 
     Raises:
         RecordError: If a row lacks a column.
@@ -127,68 +180,72 @@ def rows_to_table(rows: Sequence[Mapping[str, Any]], features: Features = ECG_FE
         if absent:
             raise RecordError(str(row.get("record_id")), f"No value for the columns {absent}.", "Use None for unknown.")
     columns = [
-        _adc_column([row["adc"] for row in rows])
-        if field.name == "adc"
+        _samples_column([row["samples"] for row in rows])
+        if field.name == "samples"
         else pa.array([row[field.name] for row in rows], type=field.type)
         for field in schema
     ]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _adc_column(signals: Sequence[NDArray[np.int16]]) -> pa.ListArray:
-    # From offsets and one flat buffer: building the nested lists value by value is a hundred times slower.
-    num_leads = [len(signal) for signal in signals]
-    num_samples = np.repeat([signal.shape[1] for signal in signals], num_leads)
-    lead_ends = np.cumsum(num_samples, dtype=np.int64)
-    if lead_ends.size and lead_ends[-1] > np.iinfo(np.int32).max:
-        raise ValueError(f"{lead_ends[-1]:,} samples do not fit into one Arrow table; use fewer rows per table.")
-    samples = np.concatenate([np.ravel(signal) for signal in signals]) if signals else np.empty(0, np.int16)
-    leads = pa.ListArray.from_arrays(np.append(0, lead_ends).astype(np.int32), samples)
-    return pa.ListArray.from_arrays(np.append(0, np.cumsum(num_leads)).astype(np.int32), leads)
+def _samples_column(signals: Sequence[NDArray[Any]]) -> pa.BinaryArray:
+    # One buffer for all: half the copies of a Python `bytes` object per record.
+    parts = [
+        np.ascontiguousarray(signal, SAMPLE_DTYPES[signal.dtype.name]).reshape(-1).view(np.uint8) for signal in signals
+    ]
+    ends = np.cumsum([part.size for part in parts], dtype=np.int64)
+    if ends.size and ends[-1] > np.iinfo(np.int32).max:
+        raise ValueError(f"{ends[-1]:,} bytes of samples do not fit into one Arrow table; use fewer rows per table.")
+    content = np.concatenate(parts) if parts else np.empty(0, np.uint8)
+    offsets = np.append(0, ends).astype(np.int32)
+    return pa.BinaryArray.from_buffers(pa.binary(), len(parts), [None, pa.py_buffer(offsets), pa.py_buffer(content)])
 
 
 def decode_table(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows of an Arrow table, with `adc`, `gain_per_mv` and `baseline` as arrays.
+    """The rows of an Arrow table, with `samples`, `gain_per_mv` and `baseline` as arrays.
 
     Args:
         table (`pa.Table`): Of a dataset with the columns of `ECG_FEATURES`, for example
             `dataset.with_format("arrow")[indices]`.
 
     Returns:
-        `list[dict[str, Any]]`: One dict per row. `adc` is a read-only int16 view of shape `(num_leads, num_samples)`
-        of the table's memory: nothing is copied.
+        `list[dict[str, Any]]`: One dict per row. `samples` is a read-only view of shape `(num_leads, num_samples)`,
+        int16 or float32, of the table's memory: nothing is copied.
 
     Raises:
-        RecordError: If the leads of a row differ in length.
+        RecordError: If a row's samples are not as many as its columns say.
     """
-    signals = [signal for chunk in table.column("adc").chunks for signal in _signals_of_chunk(chunk)]
+    contents = [content for chunk in table.column("samples").chunks for content in _contents_of_chunk(chunk)]
     # Tables taken by index have one chunk per row; joining the small columns first is several times faster.
-    others = table.drop_columns(["adc"]).combine_chunks().to_pylist()
-    rows = []
-    for other, signal in zip(others, signals, strict=True):
-        if signal is None:
-            raise RecordError(
-                other["record_id"], "Its leads differ in length or are missing.", "Store one array per record."
-            )
-        other["adc"] = signal
-        other["gain_per_mv"] = np.asarray(other["gain_per_mv"], dtype=np.float64)
-        other["baseline"] = np.asarray(other["baseline"], dtype=np.int32)
-        rows.append(other)
+    rows = table.drop_columns(["samples"]).combine_chunks().to_pylist()
+    for row, content in zip(rows, contents, strict=True):
+        row["samples"] = _view_samples(row, content)
+        row["gain_per_mv"] = np.asarray(row["gain_per_mv"], dtype=np.float64)
+        row["baseline"] = np.asarray(row["baseline"], dtype=np.int32)
     return rows
 
 
-def _signals_of_chunk(chunk: pa.ListArray) -> Iterator[NDArray[np.int16] | None]:
-    # `offsets` belongs to the slice, `values` to the whole buffer: together they are right for any slice.
-    lead_bounds = chunk.values.offsets.to_numpy()
-    samples = chunk.values.values.to_numpy()
-    row_bounds = chunk.offsets.to_numpy().tolist()
-    for first_lead, end_lead in pairwise(row_bounds):
-        bounds = lead_bounds[first_lead : end_lead + 1]
-        lengths = np.diff(bounds)
-        if not lengths.size or np.any(lengths != lengths[0]):
-            yield None
-            continue
-        yield samples[bounds[0] : bounds[-1]].reshape(lengths.size, lengths[0])
+def _contents_of_chunk(chunk: pa.BinaryArray) -> Iterator[NDArray[np.uint8]]:
+    _, offsets, values = chunk.buffers()
+    if not len(chunk) or values is None:
+        yield from (np.empty(0, np.uint8) for _ in range(len(chunk)))
+        return
+    bounds = np.frombuffer(offsets, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
+    content = np.frombuffer(values, np.uint8)
+    yield from (content[start:end] for start, end in pairwise(bounds))
+
+
+def _view_samples(row: Mapping[str, Any], content: NDArray[np.uint8]) -> NDArray[Any]:
+    dtype = SAMPLE_DTYPES.get(row["sample_type"])
+    num_leads = len(row["lead_names"] or ())
+    if dtype is None or row["num_samples"] is None or content.size != num_leads * row["num_samples"] * dtype.itemsize:
+        raise RecordError(
+            str(row["record_id"]),
+            f"Its samples have {content.size} bytes; {num_leads} leads of {row['num_samples']} samples of type "
+            f"'{row['sample_type']}' have another number.",
+            "Store it with record_to_row, and read it without with_format('numpy') or ('torch'), which cut bytes off.",
+        )
+    return content.view(dtype).reshape(num_leads, row["num_samples"])
 
 
 def row_to_record(row: Mapping[str, Any]) -> EcgRecord:
@@ -197,13 +254,8 @@ def row_to_record(row: Mapping[str, Any]) -> EcgRecord:
     Args:
         row (`Mapping[str, Any]`): A row of `decode_table` (fast), or of a `datasets.Dataset` without format.
     """
-    signal = digital_to_millivolts(
-        np.asarray(row["adc"], dtype=np.int16),
-        np.asarray(row["gain_per_mv"], dtype=np.float64),
-        np.asarray(row["baseline"], dtype=np.int32),
-    )
     return EcgRecord(
-        signal=signal,
+        signal=row_to_millivolts(row),
         sampling_rate_hz=row["sampling_rate_hz"],
         lead_names=tuple(row["lead_names"]),
         record_id=row["record_id"],
@@ -211,6 +263,18 @@ def row_to_record(row: Mapping[str, Any]) -> EcgRecord:
         report=row["report"],
         labels=tuple(row["labels"]),
         attributes={name: value for name, value in row.items() if name not in ECG_FEATURES},
+    )
+
+
+def row_to_millivolts(row: Mapping[str, Any]) -> NDArray[np.float32]:
+    """float32 millivolts of shape `(num_leads, num_samples)`, NaN at missing samples."""
+    samples = row["samples"]
+    if isinstance(samples, bytes):
+        samples = _view_samples(row, np.frombuffer(samples, np.uint8))
+    if samples.dtype == np.float32:
+        return np.array(samples)
+    return digital_to_millivolts(
+        samples, np.asarray(row["gain_per_mv"], dtype=np.float64), np.asarray(row["baseline"], dtype=np.int32)
     )
 
 

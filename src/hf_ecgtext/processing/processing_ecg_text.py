@@ -10,9 +10,9 @@ import numpy as np
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from hf_ecgtext.data.records import EcgRecord
+from hf_ecgtext.data.report_cleaning import REPORT_CLEANERS
 from hf_ecgtext.errors import CheckpointError, RecordError
 from hf_ecgtext.processing.feature_extraction_ecg import EcgFeatureExtractor
-from hf_ecgtext.processing.report_cleaning import REPORT_CLEANERS
 from hf_ecgtext.processing.settings import (
     check_choice,
     check_positive_integer,

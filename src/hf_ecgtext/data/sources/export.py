@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 ROWS_PER_GROUP = 64
 """Rows that a reader decodes at once: 8 MB of 12 x 5000 samples."""
 
-_ADC_COLUMN = "adc.list.element.list.element"
-
 
 def write_parquet_folder(
     splits: Mapping[str, IterableDataset],
@@ -32,7 +30,7 @@ def write_parquet_folder(
     """Write each split as `data/<split>-00000-of-0000N.parquet` and the card as `README.md`.
 
     Everything is written to a temporary folder beside `folder`, which is renamed at the end: `folder` is either
-    complete or absent. Samples are delta encoded and compressed with zstd, which halves the size of the default.
+    complete or absent. Samples are compressed with zstd, which halves their size or better.
 
     Args:
         splits (`Mapping[str, IterableDataset]`): Streams with the columns of `ECG_FEATURES`, as from
@@ -77,7 +75,7 @@ def _write_split(stream: IterableDataset, folder: Path, split: str, records_per_
     while table is not None:
         paths.append(folder / f"{split}-{len(paths):05d}.part")
         rows_in_file = 0
-        with _open_writer(paths[-1], schema) as writer:
+        with open_writer(paths[-1], schema) as writer:
             while table is not None and rows_in_file < records_per_file:
                 writer.write_table(table.cast(schema), row_group_size=ROWS_PER_GROUP)
                 rows_in_file += table.num_rows
@@ -90,13 +88,20 @@ def _write_split(stream: IterableDataset, folder: Path, split: str, records_per_
     return count
 
 
-def _open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+def open_writer(path: str | Path, schema: pa.Schema, compression: str = "zstd") -> pq.ParquetWriter:
+    """A Parquet writer for the columns of `ECG_FEATURES`: nothing but `samples` is worth more than a dictionary.
+
+    Args:
+        path (`str` or `Path`): File to write.
+        schema (`pa.Schema`): `features.arrow_schema`, so that `load_dataset` restores the features.
+        compression (`str`): `"none"`, `"lz4"` or `"zstd"`.
+    """
     return pq.ParquetWriter(
         path,
         schema,
-        compression="zstd",
-        use_dictionary=[_leaf_name(schema, name) for name in schema.names if name not in ("adc", "record_id")],
-        column_encoding={_ADC_COLUMN: "DELTA_BINARY_PACKED"},
+        compression=compression,
+        use_dictionary=[_leaf_name(schema, name) for name in schema.names if name not in ("samples", "record_id")],
+        write_statistics=[name for name in schema.names if name != "samples"],
     )
 
 
@@ -137,8 +142,11 @@ configs:
 
 ## Columns
 
-Common to all datasets of `hf_ecgtext`: {columns}. A sample in millivolts is `(adc - baseline) / gain_per_mv` with the
-gain and baseline of its lead; -32768 marks a missing sample. `hf_ecgtext.data.storage.EcgDataset` decodes them.
+Common to all datasets of `hf_ecgtext`: {columns}. `samples` are the bytes of a
+little-endian array of `sample_type` and shape `(num_leads, num_samples)`:
+`np.frombuffer(row["samples"], row["sample_type"]).reshape(-1, row["num_samples"])`. Millivolts are
+`(samples - baseline) / gain_per_mv` with the gain and baseline of each lead, and -32768 marks a missing sample of
+type int16. `hf_ecgtext.data.storage.EcgDataset` decodes them.
 
 ```python
 from datasets import load_dataset

@@ -74,6 +74,7 @@ class PtbXlConfig(datasets.BuilderConfig):
         for path in tables:
             content.update(path.read_bytes())
         content.update("\n".join(sorted(waveforms_on_disk(data_dir, self.sampling_rate_hz))).encode())
+        content.update(repr(PTB_XL_FEATURES).encode())  # a cache of an older schema is not taken for a new one
         settings = f"{data_dir}|{self.sampling_rate_hz}|{self.report}|{self.missing}|{self.records_per_shard}"
         content.update(settings.encode())
         own_id = f"{self.name}-{self.sampling_rate_hz}hz-{self.report}-{content.hexdigest()[:16]}"

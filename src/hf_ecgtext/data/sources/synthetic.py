@@ -96,7 +96,7 @@ class SyntheticConfig(datasets.BuilderConfig):
 
         The sample is there so that a cache of an older version of the generator is not taken for a new one.
         """
-        content = hashlib.sha256()
+        content = hashlib.sha256(repr(SYNTHETIC_FEATURES).encode())
         settings = (self.num_records, self.seed, float(self.sampling_rate_hz), float(self.duration_s), self.noise)
         content.update(repr((settings, self.split_sizes())).encode())
         for record in self.generator("train").records(4):

@@ -1,0 +1,131 @@
+"""What a dataset's source says: which records a download holds, and how one of them is read."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import pyarrow as pa
+from datasets import Features
+
+from hf_ecgtext.data.files import FileTree
+from hf_ecgtext.data.tasks import LabelTask
+from hf_ecgtext.errors import RecordError
+
+
+class SkippedRecord(NamedTuple):
+    """A record that is not in the prepared data, and why.
+
+    Args:
+        record (`str`): Its id, or its path where it has none.
+        problem (`str`): What is wrong with it.
+        fix (`str`): What to do about it; empty for records that a rule leaves out.
+    """
+
+    record: str
+    problem: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class SourceIndex:
+    """The records of a download, before any signal is read.
+
+    Args:
+        records (`pa.Table`): One row per record, in a fixed order, with at least the columns `record_id`,
+            `patient_id` and `split` (`"train"`, `"validation"` or `"test"`), and whatever the source needs to read
+            the record.
+        left_out (`list[SkippedRecord]`): Records that a rule of the source leaves out, such as a report that is too
+            short; they are no faults.
+        notes (`list[str]`): What a user should know about the tables, such as label codes outside the map.
+    """
+
+    records: pa.Table
+    left_out: list[SkippedRecord] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class EcgSource(ABC):
+    """A published dataset as downloaded.
+
+    A source is a class with keyword options of plain values (text, numbers, booleans), which are saved beside what is
+    prepared from it. It can be pickled: worker processes read records with copies of it.
+
+    Args:
+        files ([`~hf_ecgtext.data.files.FileTree`]): The download.
+    """
+
+    name: ClassVar[str]
+    """Name of its module, such as `"ptb_xl"`."""
+    title: ClassVar[str]
+    version: ClassVar[str]
+    license_id: ClassVar[str]
+    """As the Hub spells it, such as `"cc-by-4.0"`."""
+    homepage: ClassVar[str]
+    access: ClassVar[str]
+    """One sentence: who may download it, and where."""
+    citation: ClassVar[str]
+    """BibTeX."""
+    description: ClassVar[str]
+    """Markdown for the dataset card: what the columns and splits mean."""
+
+    def __init__(self, files: FileTree, **options: Any):
+        self.files = files
+        self.options = options
+
+    @property
+    @abstractmethod
+    def features(self) -> Features:
+        """The columns of the stored form: those of `ECG_FEATURES`, and the source's own."""
+
+    @abstractmethod
+    def index(self) -> SourceIndex:
+        """All records that the tables or folders of the download name.
+
+        Raises:
+            FileNotFoundError: If a table is missing; the message says where to get it.
+            ValueError: If a table is of an unknown version, or names a record twice.
+        """
+
+    @abstractmethod
+    def tasks(self) -> tuple[LabelTask, ...]:
+        """Questions that the labels answer; empty where there are none."""
+
+    @abstractmethod
+    def files_of(self, entry: Mapping[str, Any]) -> tuple[str, ...]:
+        """Paths of the files that hold one record's signal.
+
+        Args:
+            entry (`Mapping[str, Any]`): A row of the index.
+        """
+
+    @abstractmethod
+    def decode(self, entry: Mapping[str, Any], contents: Mapping[str, bytes]) -> dict[str, Any]:
+        """One record as a row of the stored form (see [`~hf_ecgtext.data.storage.samples_to_row`]).
+
+        Args:
+            entry (`Mapping[str, Any]`): A row of the index.
+            contents (`Mapping[str, bytes]`): Of the files of [`files_of`], by path.
+
+        Raises:
+            RecordError: If the record cannot be used.
+        """
+
+    def read(self, entries: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any] | RecordError]:
+        """The records of some rows of the index, in order: a row of the stored form, or why there is none."""
+        paths = [self.files_of(entry) for entry in entries]
+        contents = self.files.read_many(path for group in paths for path in group)
+        for entry, group in zip(entries, paths, strict=True):
+            try:
+                yield self.decode(entry, {path: _content(entry, path, contents[path]) for path in group})
+            except RecordError as error:
+                yield error
+
+
+def _content(entry: Mapping[str, Any], path: str, content: bytes | OSError) -> bytes:
+    if isinstance(content, OSError):
+        reason = "is missing" if isinstance(content, FileNotFoundError) else f"cannot be read ({content})"
+        raise RecordError(str(entry["record_id"]), f"its file '{path}' {reason}.", "Download it again.") from content
+    return content
