@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
 from hf_ecgtext.data.cpsc_mat import is_matlab_5_file, read_cpsc2018_mat
 from hf_ecgtext.data.records import DigitalEcg, EcgRecord
-from hf_ecgtext.data.wfdb_header import WfdbHeader, read_wfdb_header
-from hf_ecgtext.data.wfdb_signal import is_format_16, read_format_16, read_other_format
+from hf_ecgtext.data.wfdb_header import WfdbHeader, decode_wfdb_header, read_wfdb_header
+from hf_ecgtext.data.wfdb_signal import decode_format_16, is_format_16, read_format_16, read_other_format
 from hf_ecgtext.errors import RecordError
 
 _EXTENSIONS = (".hea", ".dat", ".mat")
@@ -59,7 +59,7 @@ def read_record(path: str | PathLike[str], *, verify_checksum: bool = True) -> E
     else:
         signal = read_other_format(header, record, verify_checksum=verify_checksum)
 
-    labels, patient_id, attributes = _interpret_comments(header.comments)
+    labels, patient_id, attributes = interpret_comments(header.comments)
     if header.base_date is not None:
         attributes["base_date"] = header.base_date.isoformat()
     if header.base_time is not None:
@@ -94,12 +94,35 @@ def read_digital(path: str | PathLike[str], *, verify_checksum: bool = True) -> 
     header = _read_header(header_path)
     if header is None:
         raise _no_header(record)
+    _check_format_16(header, record)
+    return header, read_format_16(header, record, verify_checksum=verify_checksum)
+
+
+def decode_digital(
+    header_content: bytes, signal_contents: Mapping[str, bytes], record: str, *, verify_checksum: bool = True
+) -> tuple[WfdbHeader, DigitalEcg]:
+    """As [`read_digital`], for a record that lies in an archive or behind an address.
+
+    Args:
+        header_content (`bytes`): Of the `.hea` file.
+        signal_contents (`Mapping[str, bytes]`): Of the signal files, by name without folder.
+        record (`str`): What errors call the record.
+        verify_checksum (`bool`, defaults to `True`): As in `read_record`.
+
+    Raises:
+        RecordError: If the record cannot be decoded, or is not stored in format 16.
+    """
+    header = decode_wfdb_header(header_content, record)
+    _check_format_16(header, record)
+    return header, decode_format_16(header, signal_contents, record, verify_checksum=verify_checksum)
+
+
+def _check_format_16(header: WfdbHeader, record: str) -> None:
     if not is_format_16(header):
         formats = ", ".join(sorted({str(lead.format) for lead in header.leads}))
         raise RecordError(
             record, f"it is stored in the WFDB format {formats}, not 16.", "Read it in mV with read_record."
         )
-    return header, read_format_16(header, record, verify_checksum=verify_checksum)
 
 
 def _locate(path: str | PathLike[str]) -> tuple[str, str]:
@@ -132,7 +155,7 @@ def _no_header(record: str) -> RecordError:
     )
 
 
-def _interpret_comments(comments: Sequence[str]) -> tuple[tuple[str, ...], str | None, dict[str, Any]]:
+def interpret_comments(comments: Sequence[str]) -> tuple[tuple[str, ...], str | None, dict[str, Any]]:
     """Labels, patient id and attributes of `key: value` comments; the first of two equal keys counts.
 
     PhysioNet/CinC writes `Dx: 164889003,59118001`, MIMIC-IV-ECG `<subject_id>: 10000032`, and the WFDB manual allows

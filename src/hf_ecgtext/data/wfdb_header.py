@@ -145,6 +145,19 @@ def read_wfdb_header(header_path: str) -> WfdbHeader:
         raise RecordError(
             record, f"cannot read its header ({error}).", "Check the path and its permissions."
         ) from error
+    return decode_wfdb_header(content, record)
+
+
+def decode_wfdb_header(content: bytes, record: str) -> WfdbHeader:
+    """Parse the content of a `.hea` file: UTF-8, else Latin-1, with any line ending.
+
+    Args:
+        content (`bytes`): The whole file.
+        record (`str`): What errors call the record.
+
+    Raises:
+        RecordError: If the header says something that cannot be right.
+    """
     if len(content) > _MAX_HEADER_BYTES:
         raise RecordError(record, "its header is longer than 64 kB.", "Check that the .hea file is a WFDB header.")
     try:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Mapping
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -81,7 +82,7 @@ def read_format_16(header: WfdbHeader, record: str, *, verify_checksum: bool) ->
         RecordError: If a file is missing, shorter or longer than the header says, or fails its checksum.
     """
     files = _signal_files(header, record)
-    num_samples = _checked_num_samples(header, files, record)
+    num_samples = _checked_num_samples(header, files, _sizes_on_disk(files, record), record)
     adc = np.empty((len(header.leads), num_samples), dtype=np.int16)
     first_lead = 0
     for file in files:
@@ -89,6 +90,37 @@ def read_format_16(header: WfdbHeader, record: str, *, verify_checksum: bool) ->
         first_lead += file.num_leads
     if verify_checksum:
         # int16 addition wraps around at 16 bit, which is how the checksum is defined.
+        _verify_checksums(header, np.add.reduce(adc, axis=1, dtype=np.int16), record)
+    return DigitalEcg(adc=adc, gain_per_mv=_gain_per_mv(header), baseline=_baseline(header))
+
+
+def decode_format_16(
+    header: WfdbHeader, contents: Mapping[str, bytes], record: str, *, verify_checksum: bool
+) -> DigitalEcg:
+    """As [`read_format_16`], from the contents of the signal files instead of the disk.
+
+    Args:
+        header (`WfdbHeader`): Of a record for which `is_format_16` holds.
+        contents (`Mapping[str, bytes]`): By file name, as the header spells it.
+        record (`str`): What errors call the record.
+        verify_checksum (`bool`): Compare the samples with the header's checksums.
+
+    Raises:
+        RecordError: If a file is missing, shorter or longer than the header says, or fails its checksum.
+    """
+    files = _signal_files(header, record)
+    for file in files:
+        if file.name not in contents:
+            raise RecordError(record, f"its signal file '{file.name}' is missing.", "Put it beside the header.")
+    num_samples = _checked_num_samples(header, files, [len(contents[file.name]) for file in files], record)
+    parts = [
+        np.frombuffer(contents[file.name], "<i2", num_samples * file.num_leads, file.byte_offset)
+        .reshape(num_samples, file.num_leads)
+        .T
+        for file in files
+    ]
+    adc = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts), dtype=np.int16)
+    if verify_checksum:
         _verify_checksums(header, np.add.reduce(adc, axis=1, dtype=np.int16), record)
     return DigitalEcg(adc=adc, gain_per_mv=_gain_per_mv(header), baseline=_baseline(header))
 
@@ -124,7 +156,8 @@ def read_other_format(header: WfdbHeader, record: str, *, verify_checksum: bool)
     Raises:
         RecordError: As `read_format_16`, and if `wfdb` cannot read the record or understands its header differently.
     """
-    num_samples = _checked_num_samples(header, _signal_files(header, record), record)
+    files = _signal_files(header, record)
+    num_samples = _checked_num_samples(header, files, _sizes_on_disk(files, record), record)
     adc = _decode_with_wfdb(header, record, num_samples).astype(np.int64)
     if verify_checksum:
         _verify_checksums(header, adc.sum(axis=1), record)
@@ -207,9 +240,8 @@ def _check_file_name(name: str, lead: WfdbLead, record: str) -> None:
         )
 
 
-def _checked_num_samples(header: WfdbHeader, files: list[_SignalFile], record: str) -> int:
-    """Samples per lead, after checking that every file holds exactly as many."""
-    num_samples = header.num_samples
+def _sizes_on_disk(files: list[_SignalFile], record: str) -> list[int]:
+    sizes = []
     for file in files:
         try:
             status = os.stat(file.path)
@@ -221,8 +253,16 @@ def _checked_num_samples(header: WfdbHeader, files: list[_SignalFile], record: s
             ) from error
         if not stat.S_ISREG(status.st_mode):
             raise RecordError(record, f"its signal file '{file.name}' is not a file.", "Put the signal file there.")
+        sizes.append(status.st_size)
+    return sizes
+
+
+def _checked_num_samples(header: WfdbHeader, files: list[_SignalFile], sizes: list[int], record: str) -> int:
+    """Samples per lead, after checking that every file holds exactly as many."""
+    num_samples = header.num_samples
+    for file, size in zip(files, sizes, strict=True):
         layout = _FORMATS[file.format]
-        num_bytes = status.st_size - file.byte_offset
+        num_bytes = size - file.byte_offset
         if num_samples is None:
             num_samples = num_bytes * layout.block_samples // (layout.block_bytes * file.num_leads)
         total = num_samples * file.num_leads
@@ -233,7 +273,7 @@ def _checked_num_samples(header: WfdbHeader, files: list[_SignalFile], record: s
         if not shortest <= num_bytes <= longest:
             raise RecordError(
                 record,
-                f"its signal file '{file.name}' has {status.st_size} bytes; {file.num_leads} leads of {num_samples} "
+                f"its signal file '{file.name}' has {size} bytes; {file.num_leads} leads of {num_samples} "
                 f"samples in format {file.format} at byte {file.byte_offset} need {file.byte_offset + shortest}.",
                 _DOWNLOAD_AGAIN,
             )

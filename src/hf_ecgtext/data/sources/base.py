@@ -11,7 +11,10 @@ import pyarrow as pa
 from datasets import Features
 
 from hf_ecgtext.data.files import FileTree
+from hf_ecgtext.data.reading import decode_digital
+from hf_ecgtext.data.storage import samples_to_row
 from hf_ecgtext.data.tasks import LabelTask
+from hf_ecgtext.data.wfdb_header import WfdbHeader
 from hf_ecgtext.errors import RecordError
 
 
@@ -129,3 +132,44 @@ def _content(entry: Mapping[str, Any], path: str, content: bytes | OSError) -> b
         reason = "is missing" if isinstance(content, FileNotFoundError) else f"cannot be read ({content})"
         raise RecordError(str(entry["record_id"]), f"its file '{path}' {reason}.", "Download it again.") from content
     return content
+
+
+class WfdbSource(EcgSource):
+    """A source of WFDB records with one signal file each; rows of its index have a `path` without extension."""
+
+    signal_suffix: ClassVar[str]
+    """`".dat"` or `".mat"`."""
+
+    @abstractmethod
+    def describe(
+        self, entry: Mapping[str, Any], header: WfdbHeader
+    ) -> tuple[str | None, Sequence[str], dict[str, Any]]:
+        """Report, labels and attributes (the source's own columns) of one record.
+
+        Raises:
+            RecordError: If the header contradicts the tables.
+        """
+
+    def files_of(self, entry: Mapping[str, Any]) -> tuple[str, ...]:
+        """See [`EcgSource`]."""
+        return f"{entry['path']}.hea", f"{entry['path']}{self.signal_suffix}"
+
+    def decode(self, entry: Mapping[str, Any], contents: Mapping[str, bytes]) -> dict[str, Any]:
+        """See [`EcgSource`]."""
+        header_path, signal_path = self.files_of(entry)
+        header, digital = decode_digital(
+            contents[header_path], {signal_path.rpartition("/")[2]: contents[signal_path]}, str(entry["record_id"])
+        )
+        report, labels, attributes = self.describe(entry, header)
+        return samples_to_row(
+            digital.adc,
+            digital.gain_per_mv,
+            digital.baseline,
+            record_id=entry["record_id"],
+            patient_id=entry["patient_id"],
+            sampling_rate_hz=header.sampling_rate_hz,
+            lead_names=header.lead_names,
+            report=report,
+            labels=labels,
+            attributes=attributes,
+        )
