@@ -1,0 +1,147 @@
+"""Parts of a training split, for learning from few labels: the published draws, and stratified draws of patients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_PUBLISHED_SEED = 42
+
+
+class Subset(NamedTuple):
+    """One draw.
+
+    Args:
+        indices (`np.ndarray` of shape `(num_drawn,)`): int64 rows of the training split, ascending.
+        absent_labels (`tuple[str, ...]`): Labels without a single positive record among them.
+    """
+
+    indices: NDArray[np.int64]
+    absent_labels: tuple[str, ...]
+
+
+def published_subset(num_records: int, fraction: float) -> NDArray[np.int64]:
+    """The rows of the published low-label training sets: `train_test_split(csv, train_size=fraction, random_state=42)`.
+
+    The draw is by record, neither by patient nor by label: 1 % of PTB-XL's form task are 71 records with 4 of the 19
+    labels absent. It depends on the order of the rows, which must be that of the published split file: ascending
+    `ecg_id` for the four tasks of PTB-XL; for CPSC2018 and CSN the order of MERL's lists.
+
+    Args:
+        num_records (`int`): Rows of the training split.
+        fraction (`float`): 0.01 or 0.1 in the papers.
+
+    Returns:
+        `np.ndarray` of shape `(int(num_records * fraction),)`: int64 rows in the order drawn.
+
+    Raises:
+        ValueError: If the fraction is not between 0 and 1, or leaves no record.
+
+    Source: MERL's `finetune` data loaders, as used by every paper here; scikit-learn's `ShuffleSplit`.
+    """
+    size = _subset_size(num_records, fraction)
+    # scikit-learn's draw: MT19937, and the training rows are those after the (num_records - size) test rows.
+    order = np.random.RandomState(_PUBLISHED_SEED).permutation(num_records)
+    return order[num_records - size :].astype(np.int64)
+
+
+def stratified_subsets(
+    targets: NDArray[np.integer] | NDArray[np.bool_],
+    patients: Sequence[str],
+    labels: Sequence[str],
+    fraction: float,
+    *,
+    draws: int = 5,
+    seed: int = 0,
+) -> list[Subset]:
+    """Draws of whole patients in which every label has about its share, and the rarest at least one patient.
+
+    Iterative stratification (Sechidis et al. 2011), by patient and for one part only: the label with the fewest
+    undecided patients is dealt out first, in random order, until its share is nearest; its other patients are out. So
+    rare labels are served before common ones use up the size. A label's share is `fraction` of its positive records,
+    but at least one patient; what the rarest get beyond their share is taken from the most common.
+
+    Args:
+        targets (`np.ndarray` of shape `(num_records, num_labels)`): 0/1.
+        patients (`Sequence[str]` of length `num_records`): All records of a patient are drawn, or none.
+        labels (`Sequence[str]` of length `num_labels`): Their names.
+        fraction (`float`): Of the records, between 0 and 1. No draw has more than `int(num_records * fraction)`.
+        draws (`int`): How many; each is independent of how many there are.
+        seed (`int`): Of all draws.
+
+    Raises:
+        ValueError: If the arguments do not fit together, a target is not 0 or 1, or a patient is unknown.
+    """
+    matrix = np.asarray(targets)
+    if matrix.ndim != 2 or matrix.shape != (len(patients), len(labels)):
+        raise ValueError(
+            f"targets have shape {matrix.shape}; {len(patients)} patients and {len(labels)} labels need "
+            f"({len(patients)}, {len(labels)})."
+        )
+    if not np.isin(matrix, (0, 1)).all():
+        raise ValueError("targets must be 0 or 1.")
+    if any(patient is None for patient in patients):
+        raise ValueError("Some records have no patient id. Pass their record ids, if each is of another patient.")
+    size = _subset_size(len(matrix), fraction)
+    _, patient_of_record = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    num_patients = int(patient_of_record.max()) + 1
+    sizes = np.bincount(patient_of_record, minlength=num_patients)
+    counts = np.zeros((num_patients, len(labels)), dtype=np.int64)
+    np.add.at(counts, patient_of_record, matrix.astype(np.int64))
+    subsets = []
+    for draw in range(draws):
+        rng = np.random.default_rng((seed, draw))
+        chosen = _draw_patients(counts, sizes, size, fraction, rng)
+        indices = np.flatnonzero(chosen[patient_of_record])
+        found = matrix[indices].sum(axis=0)
+        absent = tuple(label for label, count in zip(labels, found.tolist(), strict=True) if count == 0)
+        subsets.append(Subset(indices, absent))
+    return subsets
+
+
+def _draw_patients(
+    counts: NDArray[np.int64], sizes: NDArray[np.int64], size: int, fraction: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Which patients are drawn.
+
+    Args:
+        counts (`np.ndarray` of shape `(num_patients, num_labels)`): Positive records.
+        sizes (`np.ndarray` of shape `(num_patients,)`): Records.
+    """
+    shares = fraction * counts.sum(axis=0)
+    taken = np.zeros(counts.shape[1], dtype=np.int64)
+    chosen = np.zeros(len(sizes), dtype=bool)
+    undecided = np.ones(len(sizes), dtype=bool)
+    has_label = counts > 0
+    room = size
+    waiting = set(np.flatnonzero(counts.any(axis=0)).tolist())
+    while waiting:
+        label = min(waiting, key=lambda column: (int(has_label[undecided, column].sum()), column))
+        waiting.remove(label)
+        candidates = rng.permutation(np.flatnonzero(undecided & has_label[:, label]))
+        undecided[candidates] = False
+        for patient in candidates.tolist():
+            is_nearer = counts[patient, label] < 2 * (shares[label] - taken[label])
+            if sizes[patient] <= room and (is_nearer or taken[label] == 0):
+                chosen[patient] = True
+                taken += counts[patient]
+                room -= int(sizes[patient])
+    # Patients without any label have their share of the room that is left; if they are too few, so have the others.
+    unlabelled, rejected = np.flatnonzero(undecided), np.flatnonzero(~undecided & ~chosen)
+    for patient in (*rng.permutation(unlabelled).tolist(), *rng.permutation(rejected).tolist()):
+        if sizes[patient] <= room:
+            chosen[patient] = True
+            room -= int(sizes[patient])
+    return chosen
+
+
+def _subset_size(num_records: int, fraction: float) -> int:
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must lie between 0 and 1, not {fraction}.")
+    size = int(num_records * fraction)
+    if size == 0:
+        raise ValueError(f"{fraction:g} of {num_records} records is none.")
+    return size
