@@ -46,9 +46,7 @@ def is_matlab_5_file(path: str) -> bool:
 
 
 def read_cpsc2018_mat(path: str) -> EcgRecord:
-    """Read one native CPSC2018 file.
-
-    Its labels lie in `REFERENCE.csv`, and are the business of the data set's source.
+    """Read one native CPSC2018 file; see [`decode_cpsc2018_mat`].
 
     Args:
         path (`str`): The `.mat` file.
@@ -60,8 +58,26 @@ def read_cpsc2018_mat(path: str) -> EcgRecord:
     try:
         with open(path, "rb") as file:
             content = file.read(_MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        raise RecordError(record, f"its MATLAB file cannot be read ({error}).", "Download the file again.") from error
+    return decode_cpsc2018_mat(content, record)
+
+
+def decode_cpsc2018_mat(content: bytes, record: str) -> EcgRecord:
+    """The recording in the content of one native CPSC2018 file.
+
+    Its labels lie in `REFERENCE.csv`, and are the business of the data set's source.
+
+    Args:
+        content (`bytes`): Of the `.mat` file.
+        record (`str`): Its path or name without extension; the last part becomes the record id.
+
+    Raises:
+        RecordError: If the content is damaged or is not a CPSC2018 recording.
+    """
+    try:
         fields = _find_struct(content, "ECG")
-    except (OSError, zlib.error, struct.error, ValueError) as error:
+    except (zlib.error, struct.error, ValueError) as error:
         raise RecordError(record, f"its MATLAB file cannot be read ({error}).", "Download the file again.") from error
     if fields is None or "data" not in fields:
         raise RecordError(record, "its MATLAB file holds no struct 'ECG' with a field 'data'.", _FIX)

@@ -1,0 +1,95 @@
+"""The published splits of CPSC2018 and CSN, as lists of record names.
+
+Every paper on zero-shot ECG classification since MERL uses these 70:10:20 splits, drawn once by its authors and only
+published as tables. The files here hold nothing but the name of each record and its split, one letter per record in
+rows of a hundred. The published tables number CPSC2018's records in the order of a directory listing, which differs
+from machine to machine; the names do not.
+
+Source: github.com/cheliu-computation/MERL-ICML2024, commit 38799b7, folder `data_split`; MIT licence,
+Copyright (c) 2024 Che Liu.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from hf_ecgtext.data.sources.base import SkippedRecord
+
+SPLIT_LISTS = ("cpsc2018", "csn")
+
+SPLITS_OF_OTHERS = ("leave_out", "train")
+"""What to do with records that the published splits do not name."""
+
+_SPLIT_OF_LETTER = {"t": "train", "v": "validation", "e": "test"}
+_NO_RECORD = "."
+
+
+@cache
+def read_split_list(name: str) -> dict[str, str]:
+    """Record name -> `"train"`, `"validation"` or `"test"`, in the order of the names.
+
+    Args:
+        name (`str`): `"cpsc2018"` (6,877 records) or `"csn"` (23,026).
+
+    Raises:
+        ValueError: If there is no such list, or the installed file is damaged.
+    """
+    if name not in SPLIT_LISTS:
+        raise ValueError(f"There is no split list '{name}'. Known lists: {', '.join(SPLIT_LISTS)}.")
+    text = resources.files(__name__).joinpath(f"{name}.txt").read_text(encoding="ascii")
+    splits: dict[str, str] = {}
+    for line in text.splitlines():
+        if line.startswith("#"):
+            continue
+        first, letters = line.split()
+        prefix, digits = first.rstrip("0123456789"), first.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+        for offset, letter in enumerate(letters):
+            if letter == _NO_RECORD:
+                continue
+            if letter not in _SPLIT_OF_LETTER:
+                raise ValueError(
+                    f"The installed split list '{name}' is damaged at '{line}'. Install the package again."
+                )
+            splits[f"{prefix}{int(digits) + offset:0{len(digits)}}"] = _SPLIT_OF_LETTER[letter]
+    return splits
+
+
+def check_split_of_others(value: str) -> str:
+    """The option, if it is one of `SPLITS_OF_OTHERS`.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if value not in SPLITS_OF_OTHERS:
+        raise ValueError(f"split_of_others is '{value}'; choose one of {', '.join(SPLITS_OF_OTHERS)}.")
+    return value
+
+
+def split_by_list(
+    name: str, entries: Iterable[Mapping[str, Any]], split_of_others: str
+) -> tuple[list[dict[str, Any]], list[SkippedRecord]]:
+    """Adds the published split to each record.
+
+    Args:
+        name (`str`): Of the list.
+        entries (`Iterable[Mapping[str, Any]]`): With a `record_id` each, such as `"A0001"` or `"JS00001"`.
+        split_of_others (`str`): `"train"`, or `"leave_out"` for records that the list does not name.
+
+    Returns:
+        `tuple` of the entries with a `split`, and the records that are left out.
+    """
+    splits = read_split_list(name)
+    kept: list[dict[str, Any]] = []
+    left_out: list[SkippedRecord] = []
+    for entry in entries:
+        split = splits.get(entry["record_id"])
+        if split is None and split_of_others == "leave_out":
+            left_out.append(
+                SkippedRecord(entry["record_id"], "it is in none of the published splits (split_of_others=leave_out).")
+            )
+        else:
+            kept.append({**entry, "split": split or split_of_others})
+    return kept, left_out
