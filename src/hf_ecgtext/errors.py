@@ -29,3 +29,15 @@ class RecordError(EcgTextError, ValueError):
 
 class CheckpointError(EcgTextError, ValueError):
     """A checkpoint does not hold what the model needs, or holds something it must not."""
+
+
+class ContaminationError(EcgTextError, ValueError):
+    """Records to evaluate on, or other records of their patients, were trained on."""
+
+
+class PreparationError(EcgTextError):
+    """A dataset cannot be prepared, or not finished now; what is finished is kept."""
+
+
+class ArchiveError(EcgTextError, ValueError):
+    """A zip or tar archive cannot be used: it is damaged, encrypted, or holds what no honest download holds."""

@@ -21,6 +21,9 @@ from hf_ecgtext.evaluation.bootstrap import BootstrapDistribution
 
 Encoder = Literal["trained", "random"]
 
+NOT_CONTAMINATED = "none"
+NOT_CHECKED = "not checked"
+
 _DATA_KEYS = {"name", "revision", "split"}
 _VERSIONED_PACKAGES = ("hf-ecgtext", "torch", "transformers", "numpy")
 
@@ -54,6 +57,8 @@ class EvaluationResult:
         num_resamples (`int`): Bootstrap resamples behind the intervals, all score arrays together.
         num_undefined (`dict[str, int]`): Resamples in which a class had no value; classes with none are left out.
         compared_with (`str`, *optional*): Of a paired difference: the checkpoint whose values were subtracted.
+        contamination (`str`): What the checkpoint has seen of these records: `"none"`, `"unknown: ..."`, such as
+            `"12 of 500 test records were seen in training"`, or `"not checked"`, as in lines of before it was.
         library_versions (`dict[str, str]`): See `library_versions`.
         command (`str`): The command line that made this result.
         date (`str`): ISO 8601, UTC.
@@ -81,6 +86,7 @@ class EvaluationResult:
     num_resamples: int = 0
     num_undefined: dict[str, int] = field(default_factory=dict)
     compared_with: str | None = None
+    contamination: str = NOT_CHECKED
     library_versions: dict[str, str] = field(default_factory=lambda: library_versions())
     command: str = field(default_factory=lambda: shlex.join(sys.argv))
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -156,8 +162,8 @@ class EvaluationResult:
             raise ResultError("not a JSON object.")
         known = {entry.name for entry in fields(cls)}
         # Fields with a default describe when and how; a line without them must not get today's date and versions.
-        # Lines from before there were comparisons do not say that they are none.
-        if missing := known - set(content) - {"compared_with"}:
+        # Lines from before there were comparisons do not say that they are none; nor old ones that nobody looked.
+        if missing := known - set(content) - {"compared_with", "contamination"}:
             raise ResultError(f"lacks the fields {sorted(missing)}.")
         if unknown := set(content) - known:
             raise ResultError(f"has the unknown fields {sorted(unknown)}.")

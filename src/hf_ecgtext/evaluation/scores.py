@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hf_ecgtext.evaluation.bootstrap import BootstrapDistribution, bootstrap_intervals, paired_difference
 from hf_ecgtext.evaluation.metrics import FREQUENT_CLASS_MIN_POSITIVES
-from hf_ecgtext.evaluation.results import EvaluationResult, written_whole
+from hf_ecgtext.evaluation.results import NOT_CHECKED, NOT_CONTAMINATED, EvaluationResult, written_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +29,7 @@ class ZeroShotScores:
         trained (`np.ndarray` of shape `(num_records, num_classes)`): Cosines of the trained model.
         random (`np.ndarray` of shape `(num_encoders, num_records, num_classes)`): Those of its random twins.
         data (`dict[str, str]`): `name`, `revision` and `split`.
+        contamination (`str`): What the trained model has seen of these records, as in [`EvaluationResult`].
     """
 
     task: str
@@ -39,11 +40,18 @@ class ZeroShotScores:
     trained: NDArray[np.float32]
     random: NDArray[np.float32]
     data: dict[str, str]
+    contamination: str = NOT_CHECKED
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the scores to an `.npz` file, whole or not at all."""
         patients = [] if self.patients is None else [json.dumps(patient) for patient in self.patients]
-        texts = {"task": self.task, "prompts": self.prompts, "class_names": self.class_names, "data": self.data}
+        texts = {
+            "task": self.task,
+            "prompts": self.prompts,
+            "class_names": self.class_names,
+            "data": self.data,
+            "contamination": self.contamination,
+        }
         with written_whole(path) as unfinished, open(unfinished, "wb") as file:
             np.savez(
                 file,
@@ -69,6 +77,7 @@ class ZeroShotScores:
                 trained=file["trained"],
                 random=file["random"],
                 data=texts["data"],
+                contamination=texts.get("contamination", NOT_CHECKED),  # files of before it was checked
             )
 
     def results(self, *, checkpoint: str, seed: int, num_resamples: int = 1000) -> list[EvaluationResult]:
@@ -87,7 +96,12 @@ class ZeroShotScores:
         for kind, scores, run_seed in runs:
             patients = None if self.patients is None else self.patients.tolist()
             distributions = bootstrap_intervals(scores, self.targets, patients, num_resamples=num_resamples, seed=seed)
-            results.extend(self._lines(distributions, encoder=kind, seed=run_seed, checkpoint=checkpoint))
+            contamination = self.contamination if kind == "trained" else NOT_CONTAMINATED
+            results.extend(
+                self._lines(
+                    distributions, encoder=kind, seed=run_seed, checkpoint=checkpoint, contamination=contamination
+                )
+            )
         return results
 
     def differences(
@@ -114,8 +128,16 @@ class ZeroShotScores:
         distributions = paired_difference(
             self.trained, other.trained, self.targets, patients, num_resamples=num_resamples, seed=seed
         )
+        contamination = self.contamination
+        if other.contamination != contamination:
+            contamination = f"{contamination}; '{compared_with}': {other.contamination}"
         return self._lines(
-            distributions, encoder="trained", seed=seed, checkpoint=checkpoint, compared_with=compared_with
+            distributions,
+            encoder="trained",
+            seed=seed,
+            checkpoint=checkpoint,
+            compared_with=compared_with,
+            contamination=contamination,
         )
 
     def _lines(self, distributions: Mapping[str, BootstrapDistribution], **provenance: Any) -> list[EvaluationResult]:

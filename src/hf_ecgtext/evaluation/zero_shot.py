@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,10 +18,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hf_ecgtext.data.storage import EcgDataset
-from hf_ecgtext.data.tasks import EcgData
+from hf_ecgtext.data.ledger import TrainingLedger
+from hf_ecgtext.data.tasks import EcgData, EcgRows
+from hf_ecgtext.evaluation.contamination import check_contamination
 from hf_ecgtext.evaluation.prompt_sets import load_prompt_set
-from hf_ecgtext.evaluation.results import EvaluationResult
+from hf_ecgtext.evaluation.results import NOT_CHECKED, EvaluationResult
 from hf_ecgtext.evaluation.scores import ZeroShotScores
 from hf_ecgtext.methods.base import EcgTextModel
 
@@ -49,7 +50,7 @@ def class_embeddings(model: EcgTextModel, processor: Any, prompts: Mapping[str, 
 def embed_ecgs(
     models: Sequence[EcgTextModel],
     processor: Any,
-    dataset: EcgDataset,
+    dataset: EcgRows,
     batch_size: int = 64,
     num_workers: int = 0,
     show_progress: bool = True,
@@ -59,7 +60,7 @@ def embed_ecgs(
     Args:
         models (`Sequence[EcgTextModel]`): In `eval()` mode, all reading what `processor` prepares.
         processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Prepares the signals.
-        dataset ([`EcgDataset`]): Records.
+        dataset ([`EcgRows`]): Records.
         batch_size (`int`): Records per forward pass.
         num_workers (`int`): Processes that read and prepare.
         show_progress (`bool`): Show a progress bar.
@@ -78,7 +79,7 @@ def embed_ecgs(
 
 
 def random_encoders(
-    model: EcgTextModel, processor: Any, calibration: EcgDataset, seeds: Iterable[int], num_calibration: int = 256
+    model: EcgTextModel, processor: Any, calibration: EcgRows, seeds: Iterable[int], num_calibration: int = 256
 ) -> list[EcgTextModel]:
     """Untrained twins of a model: its text tower, everything else random.
 
@@ -88,7 +89,7 @@ def random_encoders(
     Args:
         model ([`EcgTextModel`]): Its architecture and text tower are used.
         processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Prepares the signals.
-        calibration ([`EcgDataset`]): Training records.
+        calibration ([`EcgRows`]): Training records.
         seeds (`Iterable[int]`): One encoder per seed.
         num_calibration (`int`): Training records to use.
     """
@@ -98,7 +99,7 @@ def random_encoders(
             torch.manual_seed(seed)
             twin = type(model).from_text_model(copy.deepcopy(model.config), model.text_tower.model)
         twins.append(twin.to(model.device).eval())
-    subset = torch.utils.data.Subset(calibration, range(min(num_calibration, len(calibration))))
+    subset: Any = torch.utils.data.Subset(cast(Any, calibration), range(min(num_calibration, len(calibration))))
     batches = list(_signal_batches(processor, subset, 64, 0, "Calibrating", show_progress=False))
     for twin in twins:
         recalibrate_batch_norm(twin, batches)
@@ -135,12 +136,26 @@ def zero_shot_scores(
     batch_size: int = 64,
     num_workers: int = 0,
     show_progress: bool = True,
+    contamination: str = NOT_CHECKED,
 ) -> list[ZeroShotScores]:
-    """Answer every task of some data zero-shot; the arguments are those of [`evaluate_zero_shot`]."""
-    dataset: EcgDataset = getattr(data, split)
+    """Answer every task of some data zero-shot; the arguments are those of [`evaluate_zero_shot`].
+
+    Nothing is checked here: `contamination` is noted as [`~hf_ecgtext.evaluation.contamination.check_contamination`]
+    returned it.
+    """
+    dataset = data.split(split)
+    if not data.tasks:
+        raise ValueError(f"{data.name} has no labels that a task asks for. Evaluate on other data.")
+    if num_random_encoders and data.train is None:
+        raise ValueError(
+            f"{data.name} has no train split here, on which random encoders are calibrated. Set num_random_encoders to "
+            "0 (--random-encoders 0)."
+        )
     was_training = model.training
     model.eval()
-    encoders = [model, *random_encoders(model, processor, data.train, range(num_random_encoders))]
+    encoders = [model]
+    if num_random_encoders:
+        encoders += random_encoders(model, processor, data.split("train"), range(num_random_encoders))
     embeds = embed_ecgs(encoders, processor, dataset, batch_size, num_workers, show_progress)
     patients = _patients(dataset)
     answers = []
@@ -165,6 +180,7 @@ def zero_shot_scores(
                     trained=scores[0],
                     random=np.stack(scores[1:]) if scores[1:] else np.empty((0, *scores[0].shape), np.float32),
                     data={"name": data.name, "revision": data.revision, "split": split},
+                    contamination=contamination,
                 )
             )
     model.train(was_training)
@@ -179,6 +195,8 @@ def evaluate_zero_shot(
     checkpoint: str,
     seed: int,
     num_resamples: int = 1000,
+    ledger: TrainingLedger | None = None,
+    allow_seen: bool = False,
     **options: Any,
 ) -> list[EvaluationResult]:
     """Answer every task of some data zero-shot, and say how sure the answer is.
@@ -192,6 +210,9 @@ def evaluate_zero_shot(
         checkpoint (`str`): Name or path, for the result lines.
         seed (`int`): Seed of the training, for the result lines, and of the bootstrap.
         num_resamples (`int`): Bootstrap resamples.
+        ledger ([`~hf_ecgtext.data.ledger.TrainingLedger`], *optional*): What the model was trained on, as
+            [`~hf_ecgtext.data.ledger.load_ledger`] finds it; without one, the result lines say that it is unknown.
+        allow_seen (`bool`): Evaluate on records that were trained on too, and note it in the result lines.
         options: `split` (`"test"` or `"validation"`); `prompt_sets`, names of
             [`~hf_ecgtext.evaluation.prompt_sets.list_prompt_sets`] or JSON files, for all of which the ECGs are
             embedded once; `num_random_encoders`, whose pooled results stand beside the model's; `batch_size`,
@@ -202,11 +223,16 @@ def evaluate_zero_shot(
         20 positives, of the model and of the random encoders.
 
     Raises:
-        ValueError: If no record of the split has a label of some task.
+        ContaminationError: If records of the split, or of their patients, were trained on.
+        ValueError: If the data has no such split or no tasks, no record of the split has a label of some task, or
+            there is no training split for the random encoders.
     """
+    contamination = check_contamination(
+        ledger, data, options.get("split", "test"), checkpoint=checkpoint, allow_seen=allow_seen
+    )
     return [
         result
-        for scores in zero_shot_scores(model, processor, data, **options)
+        for scores in zero_shot_scores(model, processor, data, contamination=contamination, **options)
         for result in scores.results(checkpoint=checkpoint, seed=seed, num_resamples=num_resamples)
     ]
 
@@ -221,7 +247,7 @@ def _signal_batches(
     return iter(tqdm(loader, desc=title, unit="batch", disable=not show_progress))
 
 
-def _patients(dataset: EcgDataset) -> NDArray[np.object_] | None:
+def _patients(dataset: EcgRows) -> NDArray[np.object_] | None:
     patients = dataset.column("patient_id")
     if all(patient is None for patient in patients):
         return None
