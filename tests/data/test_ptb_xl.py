@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -13,8 +14,10 @@ from datasets import load_dataset
 from torch.utils.data import DataLoader
 
 from hf_ecgtext.data.records import EcgRecord
+from hf_ecgtext.data.sources.export import write_parquet_folder
 from hf_ecgtext.data.sources.ptb_xl import PtbXlBuilder, load_ptb_xl
 from hf_ecgtext.data.sources.ptb_xl_download import PTB_XL_FEATURES, PtbXl
+from hf_ecgtext.data.sources.ptb_xl_source import PTB_XL_SOURCE_FEATURES
 from hf_ecgtext.data.storage import EcgDataset, iter_records
 from hf_ecgtext.errors import RecordError
 
@@ -265,34 +268,38 @@ def test_a_split_without_records_is_left_out_and_named(small, tmp_path, caplog):
 def test_the_script_writes_a_parquet_folder_that_load_dataset_reads_back(small, records, tmp_path, capsys):
     folder = tmp_path / "out" / "ptb-xl-parquet"
     script = load_script("ptb_xl")
-    arguments = ["--data-dir", str(small), "--output", str(folder), "--sampling-rate-hz", "100"]
-    script.main(arguments)
-    assert "'train'" in capsys.readouterr().out
+    arguments = ["--source", str(small), "--out", str(folder), "--workers=1"]
+    arguments += ["--set", "sampling_rate_hz=100", "check_version=false"]
+    assert script.main(arguments) == 0
+    assert "train" in capsys.readouterr().out
     assert [path.name for path in folder.parent.iterdir()] == ["ptb-xl-parquet"]  # no temporary folder is left
 
     by_id = {record.record_id: record for record in records}
     loaded = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
     assert sum(split.num_rows for split in loaded.values()) == NUM_RECORDS
     for name, split in loaded.items():
-        assert split.features == PTB_XL_FEATURES
-        streamed = load_dataset(str(folder), split=name, streaming=True)
-        for item, record in zip(EcgDataset(split), iter_records(streamed), strict=True):
-            assert_same(item["ecg"], by_id[item["ecg"].record_id])
-            assert_same(record, item["ecg"])
+        assert split.features == PTB_XL_SOURCE_FEATURES
+        streamed = {
+            record.record_id: record for record in iter_records(load_dataset(str(folder), split=name, streaming=True))
+        }
+        assert len(streamed) == split.num_rows
+        for item in EcgDataset(split):
+            assert_same(streamed[item["ecg"].record_id], item["ecg"])
+            known = by_id[item["ecg"].record_id]
+            both_reports = {key: value for key, value in item["ecg"].attributes.items() if key.startswith("report_")}
+            assert both_reports["report_12sl"] == known.report
+            assert_same(replace(known, attributes={**known.attributes, **both_reports}), item["ecg"])
 
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "license: cc-by-4.0" in card
-    assert f"| train | {loaded['train'].num_rows:,} |" in card
     assert "wagner2020ptbxl" in card
-    with pytest.raises(FileExistsError, match="exists already"):
-        script.main(arguments)
 
 
 def test_a_failed_export_leaves_nothing_behind(small, tmp_path):
     shutil.copytree(small, tmp_path / "in" / "ptb-xl")
     (tmp_path / "in/ptb-xl/records100/00000/00009_lr.dat").write_bytes(b"truncated")
     output = tmp_path / "out" / "folder"
-    options = ["--sampling-rate-hz", "100", "--report", "original", "--output", str(output)]
+    splits = load_ptb_xl(tmp_path / "in/ptb-xl", sampling_rate_hz=100, report="original", streaming=True)
     with pytest.raises(RecordError, match="00009_lr"):
-        load_script("ptb_xl").main(["--data-dir", str(tmp_path / "in/ptb-xl"), *options])
+        write_parquet_folder(splits, output, card="any")
     assert list(output.parent.iterdir()) == []

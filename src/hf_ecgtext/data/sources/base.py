@@ -119,7 +119,7 @@ class EcgSource(ABC):
     def read(self, entries: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any] | RecordError]:
         """The records of some rows of the index, in order: a row of the stored form, or why there is none."""
         paths = [self.files_of(entry) for entry in entries]
-        contents = self.files.read_many(path for group in paths for path in group)
+        contents = self.files.read_many(dict.fromkeys(path for group in paths for path in group))
         for entry, group in zip(entries, paths, strict=True):
             try:
                 yield self.decode(entry, {path: _content(entry, path, contents[path]) for path in group})

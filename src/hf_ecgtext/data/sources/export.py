@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hf_ecgtext.data.manifest import ROWS_PER_GROUP
 from hf_ecgtext.data.storage import ECG_FEATURES
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
-
-ROWS_PER_GROUP = 64
-"""Rows that a reader decodes at once: 8 MB of 12 x 5000 samples."""
 
 
 def write_parquet_folder(

@@ -18,27 +18,22 @@ import pyarrow as pa
 from datasets.builder import Key
 
 from hf_ecgtext.data.sources.ptb_xl_download import (
-    PTB_XL_FEATURES,
     PtbXl,
     check_settings,
     find_ptbxl_plus_dir,
     metadata_file,
-    read_statements,
     waveforms_on_disk,
 )
 from hf_ecgtext.data.sources.ptb_xl_labels import PTB_XL_CLASSES, SPLIT_FOLDS, class_members, class_names
-from hf_ecgtext.data.sources.ptb_xl_reports import STATEMENTS_FILE, full_text_file, labels_folder
+from hf_ecgtext.data.sources.ptb_xl_reports import STATEMENTS_FILE, full_text_file, open_ptbxl_plus
+from hf_ecgtext.data.sources.ptb_xl_source import PtbXlSource
+from hf_ecgtext.data.sources.ptb_xl_tables import CITATION, PTB_XL_FEATURES, read_statements
 from hf_ecgtext.data.storage import EcgDataset
 from hf_ecgtext.data.tasks import EcgData, LabelTask
 
 logger = logging.getLogger(__name__)
 
-CITATION = """@article{wagner2020ptbxl,
-  author = {Wagner, Patrick and Strodthoff, Nils and Bousseljot, Ralf-Dieter and Kreiseler, Dieter and
-            Lunze, Fatima I. and Samek, Wojciech and Schaeffter, Tobias},
-  title = {{PTB-XL}, a large publicly available electrocardiography dataset},
-  journal = {Scientific Data}, volume = {7}, pages = {154}, year = {2020}, doi = {10.1038/s41597-020-0495-6}
-}"""
+SOURCE = PtbXlSource
 
 
 @dataclass
@@ -67,12 +62,11 @@ class PtbXlConfig(datasets.BuilderConfig):
         check_settings(self.sampling_rate_hz, self.report, self.missing)
         content = hashlib.sha256()
         data_dir = Path(self.data_dir).absolute()
-        tables = [metadata_file(data_dir, name) for name in ("ptbxl_database.csv", "scp_statements.csv")]
+        for name in ("ptbxl_database.csv", "scp_statements.csv"):
+            content.update(metadata_file(data_dir, name).read_bytes())
         if self.report == "12sl":
-            plus_dir = find_ptbxl_plus_dir(data_dir, self.ptbxl_plus_dir)
-            tables += [labels_folder(plus_dir) / STATEMENTS_FILE, full_text_file(plus_dir)]
-        for path in tables:
-            content.update(path.read_bytes())
+            plus = open_ptbxl_plus(find_ptbxl_plus_dir(data_dir, self.ptbxl_plus_dir))
+            content.update(plus.read(STATEMENTS_FILE) + plus.read(full_text_file(plus)))
         content.update("\n".join(sorted(waveforms_on_disk(data_dir, self.sampling_rate_hz))).encode())
         content.update(repr(PTB_XL_FEATURES).encode())  # a cache of an older schema is not taken for a new one
         settings = f"{data_dir}|{self.sampling_rate_hz}|{self.report}|{self.missing}|{self.records_per_shard}"

@@ -2,70 +2,34 @@
 
 from __future__ import annotations
 
-import ast
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
-from datasets import List, Value
 
 from hf_ecgtext.data.reading import read_digital
 from hf_ecgtext.data.records import DigitalEcg, EcgRecord
-from hf_ecgtext.data.sources.ptb_xl_labels import PTB_XL_CLASSES, class_of_code, labels_of_codes
+from hf_ecgtext.data.sources.ptb_xl_labels import PTB_XL_CLASSES, class_of_code
 from hf_ecgtext.data.sources.ptb_xl_reports import read_12sl_reports
-from hf_ecgtext.data.storage import ecg_features, record_to_row, rows_to_table
+from hf_ecgtext.data.sources.ptb_xl_tables import (
+    FILENAME_COLUMN,
+    PTB_XL_FEATURES,
+    check_codes,
+    columns_of_entry,
+    read_database,
+    read_statements,
+)
+from hf_ecgtext.data.storage import record_to_row, rows_to_table
 from hf_ecgtext.errors import RecordError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
-PTB_XL_FEATURES = ecg_features(
-    {
-        **{f"labels_{task}": List(Value("string")) for task in PTB_XL_CLASSES},
-        "scp_likelihoods": List(Value("float64")),
-        "strat_fold": Value("int32"),
-        "age": Value("int32"),
-        "is_over_89": Value("bool"),
-        "sex": Value("string"),
-    }
-)
-"""`labels` holds the SCP codes and `scp_likelihoods` their likelihoods in per cent, 0 meaning unknown."""
-
-_FILENAME_COLUMN = {100: "filename_lr", 500: "filename_hr"}
 _REPORTS = ("12sl", "original")
 _ROWS_PER_TABLE = 64
-_CENSORED_AGE = 300
-"""PTB-XL writes 300 for everyone older than 89, to protect their privacy."""
-
-
-def read_database(data_dir: str | Path) -> pd.DataFrame:
-    """`ptbxl_database.csv`, indexed by `ecg_id`, with `scp_codes` as dicts of code -> likelihood in per cent.
-
-    Raises:
-        FileNotFoundError: If it is not in `data_dir`.
-    """
-    import pandas as pd
-
-    table = pd.read_csv(metadata_file(data_dir, "ptbxl_database.csv"), index_col="ecg_id")
-    table["scp_codes"] = table["scp_codes"].map(ast.literal_eval)
-    return table
-
-
-def read_statements(data_dir: str | Path) -> pd.DataFrame:
-    """`scp_statements.csv`, indexed by SCP code.
-
-    Raises:
-        FileNotFoundError: If it is not in `data_dir`.
-    """
-    import pandas as pd
-
-    return pd.read_csv(metadata_file(data_dir, "scp_statements.csv"), index_col=0)
 
 
 def metadata_file(data_dir: str | Path, name: str) -> Path:
@@ -117,8 +81,9 @@ class PtbXl:
         self.ptbxl_plus_dir = find_ptbxl_plus_dir(data_dir, ptbxl_plus_dir)
         self.database = read_database(data_dir)
         self.statements = read_statements(data_dir)
+        check_codes(self.database, self.statements)
         self._classes = {task: class_of_code(self.statements, task) for task in PTB_XL_CLASSES}
-        columns = ["patient_id", "age", "sex", "report", "scp_codes", "strat_fold", _FILENAME_COLUMN[sampling_rate_hz]]
+        columns = ["patient_id", "age", "sex", "report", "scp_codes", "strat_fold", FILENAME_COLUMN[sampling_rate_hz]]
         # Plain dicts: a row of a data frame takes longer to look up than its recording takes to read.
         self._entries: dict[int, dict[str, Any]] = self.database[columns].to_dict("index")  # type: ignore[assignment]
         self._reports = (
@@ -130,7 +95,7 @@ class PtbXl:
     @cached_property
     def _available_ids(self) -> list[int]:
         # Looked up once: 22 folder listings instead of 43,598 questions to the file system.
-        names = self.database[_FILENAME_COLUMN[self.sampling_rate_hz]]
+        names = self.database[FILENAME_COLUMN[self.sampling_rate_hz]]
         present = waveforms_on_disk(self.data_dir, self.sampling_rate_hz)
         is_present = names.isin(present)
         num_missing = int((~is_present).sum())
@@ -173,7 +138,7 @@ class PtbXl:
         if ecg_id not in self._entries:
             raise RecordError(f"PTB-XL {ecg_id}", "It is not in ptbxl_database.csv.", "Choose one of `record_ids()`.")
         entry = self._entries[ecg_id]
-        path = self.data_dir / entry[_FILENAME_COLUMN[self.sampling_rate_hz]]
+        path = self.data_dir / entry[FILENAME_COLUMN[self.sampling_rate_hz]]
         header, digital = read_digital(path)
         if header.sampling_rate_hz != self.sampling_rate_hz:
             raise RecordError(
@@ -186,24 +151,16 @@ class PtbXl:
             raise RecordError(
                 f"PTB-XL {ecg_id}", f"It has no '{self.report}' report.", "Use PTB-XL and PTB-XL+ of matching versions."
             )
-        codes: dict[str, float] = entry["scp_codes"]
-        age = int(entry["age"])
+        patient_id, codes, attributes = columns_of_entry(entry, self._classes)
         record = EcgRecord(
             signal=digital.to_millivolts(),
             sampling_rate_hz=float(header.sampling_rate_hz),
             lead_names=tuple(header.lead_names),
             record_id=f"{ecg_id:05d}",
-            patient_id=str(int(entry["patient_id"])),
+            patient_id=patient_id,
             report=report.strip() or None,
-            labels=tuple(codes),
-            attributes={
-                **{f"labels_{task}": list(labels_of_codes(codes, self._classes[task])) for task in PTB_XL_CLASSES},
-                "scp_likelihoods": [float(likelihood) for likelihood in codes.values()],
-                "strat_fold": int(entry["strat_fold"]),
-                "age": None if age == _CENSORED_AGE else age,
-                "is_over_89": age == _CENSORED_AGE,
-                "sex": ("male", "female")[int(entry["sex"])],  # 0: male (52 % of records), 1: female
-            },
+            labels=codes,
+            attributes=attributes,
         )
         return record, digital
 
@@ -227,10 +184,8 @@ class PtbXl:
 
 def check_settings(sampling_rate_hz: int, report: str, missing: str) -> None:
     """Raise a `ValueError` at a setting that [`PtbXl`] does not know."""
-    if sampling_rate_hz not in _FILENAME_COLUMN:
-        raise ValueError(
-            f"PTB-XL comes at {sorted(_FILENAME_COLUMN)} Hz, not at {sampling_rate_hz} Hz; resample later."
-        )
+    if sampling_rate_hz not in FILENAME_COLUMN:
+        raise ValueError(f"PTB-XL comes at {sorted(FILENAME_COLUMN)} Hz, not at {sampling_rate_hz} Hz; resample later.")
     if report not in _REPORTS:
         raise ValueError(f"Unknown report '{report}'; choose one of {list(_REPORTS)}.")
     if missing not in ("raise", "skip"):

@@ -8,49 +8,56 @@ same family of machines: "Sinus rhythm. Left axis deviation. Abnormal ECG".
 from __future__ import annotations
 
 import ast
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hf_ecgtext.data.files import FileTree, find_root, open_tree
 from hf_ecgtext.errors import RecordError
 
-STATEMENTS_FILE = "12sl_statements.csv"
-FULL_TEXT_FILE = "12slv23ToSNOMED.csv"
+STATEMENTS_FILE = "labels/12sl_statements.csv"
+FULL_TEXT_FILES = ("labels/12slv23ToSNOMED.csv", "labels/mapping/12slv23ToSNOMED.csv")
 
 _BRACKETS = {"LPAREN", "RPAREN", "COMMA"}
 """Acronyms for punctuation; they occur in `statements` and are left out of `statements_cat`."""
 
 
-def labels_folder(ptbxl_plus_dir: str | Path) -> Path:
-    """The folder of the 12SL statements inside a copy of PTB-XL+.
+def open_ptbxl_plus(ptbxl_plus: str | Path | FileTree) -> FileTree:
+    """A copy of PTB-XL+ that holds the 12SL statements.
+
+    Args:
+        ptbxl_plus (`str`, `Path` or `FileTree`): Its root, or where it is.
+
+    Raises:
+        FileNotFoundError: If they are not there.
+    """
+    advice = (
+        "The English 12SL reports come from PTB-XL+ (https://physionet.org/content/ptb-xl-plus/): download its labels/ "
+        "folder and name the folder that holds it, or choose report='original' for PTB-XL's own, mostly German, ones."
+    )
+    try:
+        tree = ptbxl_plus if isinstance(ptbxl_plus, FileTree) else open_tree(ptbxl_plus)
+        return find_root(tree, (STATEMENTS_FILE,))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} {advice}") from error
+
+
+def full_text_file(ptbxl_plus: FileTree) -> str:
+    """The path of the table of acronyms and full texts, which PhysioNet's copy keeps in `labels/mapping`.
 
     Raises:
         FileNotFoundError: If it is not there.
     """
-    folder = Path(ptbxl_plus_dir) / "labels"
-    if not (folder / STATEMENTS_FILE).is_file():
-        raise FileNotFoundError(
-            f"No {folder / STATEMENTS_FILE}. The English 12SL reports come from PTB-XL+ "
-            "(https://physionet.org/content/ptb-xl-plus/): download its labels/ folder and pass ptbxl_plus_dir, or "
-            "choose report='original' for PTB-XL's own, mostly German, reports."
-        )
-    return folder
-
-
-def full_text_file(ptbxl_plus_dir: str | Path) -> Path:
-    """The table of acronyms and full texts, which PhysioNet's copy keeps in `labels/mapping`.
-
-    Raises:
-        FileNotFoundError: If it is not there.
-    """
-    folder = labels_folder(ptbxl_plus_dir)
-    candidates = [folder / FULL_TEXT_FILE, folder / "mapping" / FULL_TEXT_FILE]
-    for path in candidates:
-        if path.is_file():
+    for path in FULL_TEXT_FILES:
+        if ptbxl_plus.exists(path):
             return path
-    raise FileNotFoundError(f"None of {[str(path) for path in candidates]}: download it from PTB-XL+.")
+    raise FileNotFoundError(
+        f"None of {list(FULL_TEXT_FILES)} in {ptbxl_plus.location}: download it from "
+        "https://physionet.org/content/ptb-xl-plus/."
+    )
 
 
-def read_full_texts(ptbxl_plus_dir: str | Path) -> dict[str, str]:
+def read_full_texts(ptbxl_plus: str | Path | FileTree) -> dict[str, str]:
     """12SL acronym -> English text, such as `{"SRTH": "Sinus rhythm", ...}`, without the asterisks of alarms.
 
     Raises:
@@ -58,8 +65,10 @@ def read_full_texts(ptbxl_plus_dir: str | Path) -> dict[str, str]:
     """
     import pandas as pd
 
+    tree = open_ptbxl_plus(ptbxl_plus)
     # The file starts with a byte order mark, and more than half of its rows are empty.
-    table = pd.read_csv(full_text_file(ptbxl_plus_dir), encoding="utf-8-sig", usecols=["Acronym", "FullText"]).dropna()
+    content = tree.read(full_text_file(tree))
+    table = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig", usecols=["Acronym", "FullText"]).dropna()
     texts = {
         acronym: text.replace("*", "").strip() for acronym, text in zip(table.Acronym, table.FullText, strict=True)
     }
@@ -116,7 +125,7 @@ def write_report(statements: Sequence[str], groups: Sequence[str], full_texts: M
     return ". ".join(sentences)
 
 
-def read_12sl_reports(ptbxl_plus_dir: str | Path) -> dict[int, str]:
+def read_12sl_reports(ptbxl_plus: str | Path | FileTree) -> dict[int, str]:
     """`ecg_id` -> English machine report of every record of PTB-XL.
 
     Raises:
@@ -127,10 +136,9 @@ def read_12sl_reports(ptbxl_plus_dir: str | Path) -> dict[int, str]:
     """
     import pandas as pd
 
-    full_texts = read_full_texts(ptbxl_plus_dir)
-    table = pd.read_csv(
-        labels_folder(ptbxl_plus_dir) / STATEMENTS_FILE, usecols=["ecg_id", "statements", "statements_cat"]
-    )
+    tree = open_ptbxl_plus(ptbxl_plus)
+    full_texts = read_full_texts(tree)
+    table = pd.read_csv(io.BytesIO(tree.read(STATEMENTS_FILE)), usecols=["ecg_id", "statements", "statements_cat"])
     # The 21,799 records have about 5,000 distinct reports; each is written once.
     reports: dict[tuple[str, str], str] = {}
     by_record: dict[int, str] = {}

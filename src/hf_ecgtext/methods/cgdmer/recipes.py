@@ -63,8 +63,8 @@ def ptb_xl_100hz() -> Recipe:
 def paper() -> Recipe:
     """CG-DMER on MIMIC-IV-ECG with the paper's optimiser settings; the text encoder is trained.
 
-    Command: `accelerate launch train.py --method cgdmer --recipe paper --data mimic_iv_ecg --data-dir ...`, 8 GPUs,
-    once the library has a source of that name. Time and score: not yet run.
+    Command: `accelerate launch train.py --method cgdmer --recipe paper --data mimic_iv_ecg --data-dir ...`, 8 GPUs.
+    Time and score: not yet run.
     """
     return Recipe(
         config=CgdmerConfig(),  # 12 x 100 patches, 8 layers, ratios 0.75 and 0.15, temperature 0.07: paper

@@ -107,8 +107,8 @@ def ptb_xl_100hz() -> Recipe:
 def paper() -> Recipe:
     """C-MELT on MIMIC-IV-ECG as the paper describes it.
 
-    Command: `python train.py --method cmelt --recipe paper --data mimic_iv_ecg --data-dir ...`, one GPU of 80 GB, once
-    the library has a source of that name. Needs the extra `negatives`. Time and score: not yet run.
+    Command: `python train.py --method cmelt --recipe paper --data mimic_iv_ecg --data-dir ...`, one GPU of 80 GB.
+    Needs the extra `negatives`. Time and score: not yet run.
     """
     return Recipe(
         config=CmeltConfig(siglip_reduction="mean_rows"),  # eq. 4; depth and masking ratios: released code
@@ -137,15 +137,16 @@ def paper() -> Recipe:
             "save_steps": 5_000,
             "load_best_model_at_end": True,  # ours: by validation loss
         },
+        data={"mimic_iv_ecg": {"min_words": 1, "drop_nan": True}},  # paper: no empty report, no NaN; 779,891 records
     )
 
 
 def released() -> Recipe:
     """C-MELT as D-BETA's released model code computes it; no training script was released, so the rest is `paper`.
 
-    Command: `python train.py --method cmelt --recipe released --data mimic_iv_ecg --data-dir ...`, one GPU of 80 GB,
-    once the library has a source of that name. Needs the extra `negatives`. Time and score: not yet run. Not
-    reproduced: the collator that puts the positive report back in the place of every negative.
+    Command: `python train.py --method cmelt --recipe released --data mimic_iv_ecg --data-dir ...`, one GPU of 80
+    GB. Needs the extra `negatives`. Time and score: not yet run. Not reproduced: the collator that puts the
+    positive report back in the place of every negative.
     """
     base = paper()
     config = CmeltConfig(
@@ -159,4 +160,5 @@ def released() -> Recipe:
         ecg={**base.ecg, "lead_names": list(MIMIC_LEADS)},  # fairseq-signals keeps the files' order; not confirmed
         text=base.text,
         training=base.training,
+        data=base.data,
     )

@@ -53,8 +53,8 @@ def ptb_xl_100hz() -> Recipe:
 def paper() -> Recipe:
     """DERI on MIMIC-IV-ECG with the paper's optimiser settings, and our reading of its losses.
 
-    Command: `accelerate launch train.py --method deri --recipe paper --data mimic_iv_ecg --data-dir ...`, 4 GPUs, once
-    the library has a source of that name. Time and score: not yet run.
+    Command: `accelerate launch train.py --method deri --recipe paper --data mimic_iv_ecg --data-dir ...`, 4 GPUs.
+    Time and score: not yet run.
     """
     return Recipe(
         config=DeriConfig(),
@@ -81,9 +81,9 @@ def released() -> Recipe:
 
     Sums of directions, no `decode_text` term, views with shuffled tokens, padding read as text, tokens that are not
     normalised at inference, the frozen text encoder's dropout active.
-    Command: `accelerate launch train.py --method deri --recipe released --data mimic_iv_ecg --data-dir ...`, 2 GPUs,
-    once the library has a source of that name. Time and score: not yet run. Not reproduced: selection of the checkpoint
-    by labelled downstream sets, and the identical shuffle of every epoch.
+    Command: `accelerate launch train.py --method deri --recipe released --data mimic_iv_ecg --data-dir ...`, 2
+    GPUs. Time and score: not yet run. Not reproduced: selection of the checkpoint by labelled downstream sets, and
+    the identical shuffle of every epoch.
     """
     return Recipe(
         config=DeriConfig(**RELEASED, text_dropout=True),  # model.train() reaches the frozen text encoder

@@ -41,8 +41,8 @@ def ptb_xl_100hz() -> Recipe:
 def paper() -> Recipe:
     """ETP with the paper's optimiser settings, on MIMIC-IV-ECG so that it can be compared with the other methods.
 
-    Command: `python train.py --method etp --recipe paper --data mimic_iv_ecg --data-dir ...`, one GPU, once the library
-    has a source of that name. Time and score: not yet run.
+    Command: `python train.py --method etp --recipe paper --data mimic_iv_ecg --data-dir ...`, one GPU. Time and
+    score: not yet run.
     """
     return Recipe(
         config=EtpConfig(),

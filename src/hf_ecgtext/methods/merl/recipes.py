@@ -43,8 +43,8 @@ def ptb_xl_100hz() -> Recipe:
 def paper() -> Recipe:
     """MERL ResNet18 on MIMIC-IV-ECG with the paper's optimiser settings.
 
-    Command: `accelerate launch train.py --method merl --recipe paper --data mimic_iv_ecg --data-dir ...`, 8 GPUs, once
-    the library has a source of that name. Time and score: not yet run.
+    Command: `accelerate launch train.py --method merl --recipe paper --data mimic_iv_ecg --data-dir ...`, 8 GPUs.
+    Time and score: not yet run.
     """
     return Recipe(
         config=MerlConfig(),
@@ -69,9 +69,9 @@ def paper() -> Recipe:
 def reference() -> Recipe:
     """MERL as its released configuration and code run it, quirks included.
 
-    Command: `accelerate launch train.py --method merl --recipe reference --data mimic_iv_ecg --data-dir ...`, 8 GPUs,
-    once the library has a source of that name. Time and score: not yet run. Not reproduced: selection of the checkpoint
-    by labelled downstream sets, and the identical shuffle of every epoch.
+    Command: `accelerate launch train.py --method merl --recipe reference --data mimic_iv_ecg --data-dir ...`, 8
+    GPUs. Time and score: not yet run. Not reproduced: selection of the checkpoint by labelled downstream sets, and
+    the identical shuffle of every epoch.
     """
     return Recipe(
         config=MerlConfig(
@@ -106,7 +106,7 @@ def reference_vit_tiny() -> Recipe:
     """The released configuration as it ships: `reference` with the ViT-tiny encoder.
 
     Command: `accelerate launch train.py --method merl --recipe reference_vit_tiny --data mimic_iv_ecg --data-dir ...`,
-    8 GPUs, once the library has a source of that name. Time and score: not yet run.
+    8 GPUs. Time and score: not yet run.
     """
     recipe = reference()
     recipe.config.ecg_config = Vit1dConfig.from_size("tiny")  # config.yaml

@@ -1,0 +1,26 @@
+"""Turn CODE-test's original download into Parquet files with a dataset card, and optionally push them.
+
+    python dataset_scripts/code_test.py --source code-test --out code-test-prepared [--push-to-hub REPO]
+
+This is `hf-ecgtext prepare code_test`, whose options it takes. Afterwards:
+`load_dataset("code-test-prepared", split="...", streaming=True)`. `CodeTestBuilder` streams the download as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from hf_ecgtext.cli import main as run_command
+from hf_ecgtext.data.sources.builder import CodeTestBuilder
+
+BUILDER = CodeTestBuilder
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prepare the download; returns the exit code of `hf-ecgtext prepare`."""
+    return run_command(["prepare", BUILDER.SOURCE_NAME, *(sys.argv[1:] if arguments is None else arguments)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

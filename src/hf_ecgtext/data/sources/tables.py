@@ -1,0 +1,140 @@
+"""Tables of a download: read by column name, joined by id, and checked before anything relies on them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from hf_ecgtext.data.files import FileTree
+
+
+def read_table_file(files: FileTree, name: str, homepage: str) -> bytes:
+    """The content of a table of the download.
+
+    Raises:
+        FileNotFoundError: If it is not there; the message says where to get it.
+    """
+    try:
+        return files.read(name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"There is no '{name}' in {files.location}. Download it from {homepage} and name the folder that holds it."
+        ) from error
+
+
+def read_csv_columns(
+    files: FileTree, name: str, column_types: Mapping[str, pa.DataType], homepage: str, version: str
+) -> pa.Table:
+    """Some columns of a table of the download; empty cells are null.
+
+    Args:
+        files (`FileTree`): The download.
+        name (`str`): Path of the table.
+        column_types (`Mapping[str, pa.DataType]`): What to read, and as what.
+        homepage, version (`str`): Of the dataset, for messages.
+
+    Raises:
+        FileNotFoundError: If the table is not there.
+        ValueError: If it lacks a column, or holds something else than these types.
+    """
+    import pyarrow.csv
+
+    content = read_table_file(files, name, homepage)
+    first_line = content[: content.find(b"\n") if b"\n" in content else len(content)]
+    header = next(csv.reader(io.StringIO(first_line.decode("utf-8-sig", errors="replace"))), [])
+    absent = [column for column in column_types if column not in header]
+    if absent:
+        raise ValueError(
+            f"'{name}' in {files.location} lacks the columns {absent}; it has {header}. Download version {version} "
+            f"from {homepage}."
+        )
+    try:
+        return pyarrow.csv.read_csv(
+            pa.BufferReader(content),
+            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=column_types,
+                include_columns=list(column_types),
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=True,
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f"'{name}' in {files.location} cannot be read: {error}. Download it again from {homepage}, version "
+            f"{version}."
+        ) from error
+
+
+def check_ids(ids: pa.ChunkedArray, column: str, table: str) -> None:
+    """Refuse ids that are missing or stand in the table twice.
+
+    Raises:
+        ValueError: If there are any; the message names the first.
+    """
+    if ids.null_count:
+        row = pc.index(pc.is_null(ids), True).as_py()
+        raise ValueError(f"'{table}' has no {column} in row {row + 1} (the header is not counted). Download it again.")
+    counts = pc.value_counts(ids)
+    twice = counts.filter(pc.greater(pc.struct_field(counts, "counts"), 1)).field("values").to_pylist()
+    if twice:
+        raise ValueError(
+            f"'{table}' names {len(twice):,} {column}s more than once, such as {', '.join(map(str, twice[:3]))}. "
+            "Download it again, or remove the rows that should not be there."
+        )
+
+
+def check_paths(paths: pa.ChunkedArray, table: str) -> None:
+    """Refuse a table with paths that leave the download's folder: no honest download has one.
+
+    Raises:
+        ValueError: If a path is missing, absolute, goes up, or holds a character that no download uses.
+    """
+    hostile = pc.match_substring_regex(paths, r"^/|(^|/)\.\.(/|$)|[\\:\x00]|^$")
+    bad = paths.filter(pc.fill_null(hostile, True))
+    if len(bad):
+        raise ValueError(
+            f"'{table}' names paths outside the download, such as '{bad[0].as_py()}'; nothing was read. Download the "
+            "table again from its publisher."
+        )
+
+
+def rows_of(ids: pa.ChunkedArray, wanted: pa.ChunkedArray) -> NDArray[np.int64]:
+    """The row of each wanted id among `ids` (of two equal ones the first), and -1 where there is none.
+
+    Args:
+        ids, wanted (`pa.ChunkedArray`): Integers without nulls.
+    """
+    keys, asked = ids.to_numpy(), wanted.to_numpy()
+    if not len(keys):
+        return np.full(len(asked), -1)
+    order = np.argsort(keys, kind="stable")
+    places = np.searchsorted(keys, asked, sorter=order)
+    rows = order[np.minimum(places, len(keys) - 1)]
+    return np.where(keys[rows] == asked, rows, -1)
+
+
+def keep_present(table: pa.Table, files: FileTree, folder: str, signal_suffix: str, notes: list[str]) -> pa.Table:
+    """The rows whose header and signal file are there; how many are not is added to `notes`.
+
+    Args:
+        table (`pa.Table`): An index with the column `path`.
+        files (`FileTree`): The download; `folder`, below which all paths lie, is listed once.
+        signal_suffix (`str`): Such as `".dat"`.
+    """
+    listed = files.list_files(folder)
+    present = {path.removesuffix(".hea") for path in listed if path.endswith(".hea")}
+    present &= {path.removesuffix(signal_suffix) for path in listed if path.endswith(signal_suffix)}
+    paths = table.column("path").to_pylist()
+    is_present = np.fromiter((path in present for path in paths), dtype=bool, count=len(paths))
+    absent = len(paths) - int(is_present.sum())
+    if absent:
+        notes.append(f"{absent:,} records have no files in '{folder}' here and are left out (only_present).")
+    return table.filter(is_present)
