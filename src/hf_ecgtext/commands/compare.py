@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -12,8 +13,11 @@ import torch
 
 from hf_ecgtext.commands import train
 from hf_ecgtext.commands.checkpoints import load_checkpoint
-from hf_ecgtext.commands.options import add_data_options, parse_settings
-from hf_ecgtext.data.tasks import EcgData, open_data
+from hf_ecgtext.commands.options import add_data_options, add_seen_option, parse_settings
+from hf_ecgtext.data.ledger import load_ledger
+from hf_ecgtext.data.opening import data_name, open_data
+from hf_ecgtext.data.tasks import EcgData
+from hf_ecgtext.evaluation.contamination import check_contamination
 from hf_ecgtext.evaluation.results import EvaluationResult, written_whole
 from hf_ecgtext.evaluation.scores import ZeroShotScores
 from hf_ecgtext.evaluation.zero_shot import zero_shot_scores
@@ -31,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", default="ptb_xl_100hz", help="a recipe that all of them have (%(default)s)")
     parser.add_argument("--reference", default="merl", help="the method that differences are taken to (%(default)s)")
     add_data_options(parser, default="ptb_xl")
+    add_seen_option(parser)
     parser.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="NAME=VALUE", help="as in train")
     parser.add_argument("--prompts", nargs="+", default=["plain", "members"], help="prompt sets or JSON files")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and bootstrap (%(default)s)")
@@ -92,6 +97,7 @@ def _train(method: str, folder: Path, arguments: argparse.Namespace) -> None:
         resume=resume,
         prompts=[],
         no_zero_shot=True,
+        allow_seen=arguments.allow_seen,
     )
     train.run(options)
     state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
@@ -113,16 +119,25 @@ def _train(method: str, folder: Path, arguments: argparse.Namespace) -> None:
 
 def _score(method: str, folder: Path, data: EcgData, arguments: argparse.Namespace) -> list[ZeroShotScores]:
     """The method's answers, from the files of an earlier call where they are there."""
+    contamination = check_contamination(
+        load_ledger(str(folder)), data, "test", checkpoint=str(folder), allow_seen=arguments.allow_seen
+    )
     index = folder / "scores" / "index.json"
     wanted = {"prompts": arguments.prompts, "random_encoders": arguments.random_encoders, "revision": data.revision}
     if index.is_file():
         found = json.loads(index.read_text(encoding="utf-8"))
         if {name: found[name] for name in wanted} == wanted:
-            return [ZeroShotScores.load(index.parent / name) for name in found["files"]]
+            found_scores = [ZeroShotScores.load(index.parent / name) for name in found["files"]]
+            return [dataclasses.replace(answer, contamination=contamination) for answer in found_scores]
     print(f"{method}: zero-shot on the {data.name} test split ...")
     model, processor = load_checkpoint(str(folder))
     scores = zero_shot_scores(
-        model, processor, data, prompt_sets=arguments.prompts, num_random_encoders=arguments.random_encoders
+        model,
+        processor,
+        data,
+        prompt_sets=arguments.prompts,
+        num_random_encoders=arguments.random_encoders,
+        contamination=contamination,
     )
     files = [f"{number:03d}.npz" for number in range(len(scores))]
     for name, answer in zip(files, scores, strict=True):
@@ -154,7 +169,7 @@ def _results(
 
 def _open_data(arguments: argparse.Namespace) -> EcgData:
     recipe = get_recipe(arguments.reference, arguments.recipe)
-    options = {**recipe.data_options(arguments.data), **parse_settings(arguments.data_set)}
+    options = {**recipe.data_options(data_name(arguments.data)), **parse_settings(arguments.data_set)}
     return open_data(arguments.data, arguments.data_dir, **options)
 
 

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from hf_ecgtext.commands.checkpoints import load_checkpoint
-from hf_ecgtext.commands.options import add_data_options, explain_settings, parse_settings
-from hf_ecgtext.data.tasks import open_data
+from hf_ecgtext.commands.options import add_data_options, add_seen_option, explain_settings, parse_settings
+from hf_ecgtext.data.ledger import load_ledger
+from hf_ecgtext.data.opening import open_data
 from hf_ecgtext.evaluation.results import append_result
 from hf_ecgtext.evaluation.zero_shot import evaluate_zero_shot
 from hf_ecgtext.reporting.tables import Style, per_class_table, zero_shot_table
@@ -17,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--model", required=True, help="folder or Hub repository of a trained model")
     add_data_options(parser)
+    add_seen_option(parser)
     parser.add_argument("--split", default="test", choices=["validation", "test"])
     parser.add_argument("--prompts", nargs="+", default=["plain"], help="prompt sets or JSON files (default: plain)")
     parser.add_argument(
@@ -43,6 +45,8 @@ def run(arguments: argparse.Namespace) -> None:
         split=arguments.split,
         prompt_sets=arguments.prompts,
         num_random_encoders=arguments.random_encoders,
+        ledger=load_ledger(arguments.model),
+        allow_seen=arguments.allow_seen,
     )
     if arguments.results:
         for result in results:

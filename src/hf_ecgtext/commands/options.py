@@ -11,19 +11,35 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
-from hf_ecgtext.data.tasks import data_names
+from hf_ecgtext.data.opening import data_names
 
 
 def add_data_options(parser: argparse.ArgumentParser, default: str | None = "synthetic") -> None:
     """`--data`, `--data-dir` and `--data-set`."""
-    parser.add_argument("--data", default=default, choices=data_names(), help="which data (default: %(default)s)")
-    parser.add_argument("--data-dir", help="folder of the original download, for data that is not synthetic")
+    parser.add_argument(
+        "--data",
+        default=default,
+        help=f"{', '.join(data_names())}; or a folder, address or repository of prepared data (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--data-dir",
+        help="for data given by name: the original download (folder, archive or address), or prepared data",
+    )
     parser.add_argument(
         "--data-set",
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
         help="options of the data, such as num_records=4000 or sampling_rate_hz=100 report=12sl",
+    )
+
+
+def add_seen_option(parser: argparse.ArgumentParser) -> None:
+    """`--allow-seen`."""
+    parser.add_argument(
+        "--allow-seen",
+        action="store_true",
+        help="evaluate even on records, or patients, that were trained on; the log and the result lines say so",
     )
 
 

@@ -12,8 +12,11 @@ from typing import Any
 
 from transformers import set_seed
 
-from hf_ecgtext.commands.options import add_data_options, explain_settings, parse_settings
-from hf_ecgtext.data.tasks import EcgData, open_data
+from hf_ecgtext.commands.options import add_data_options, add_seen_option, explain_settings, parse_settings
+from hf_ecgtext.data.ledger import TRAINING_SPLIT, TrainingLedger
+from hf_ecgtext.data.opening import data_name, open_data
+from hf_ecgtext.data.tasks import EcgData
+from hf_ecgtext.evaluation.contamination import check_contamination
 from hf_ecgtext.evaluation.results import append_result
 from hf_ecgtext.evaluation.zero_shot import evaluate_zero_shot
 from hf_ecgtext.methods import get_recipe, method_names
@@ -39,13 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of weights and order (default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint in --output-dir")
     parser.add_argument("--prompts", nargs="+", default=["plain"], help="prompt sets or JSON files (default: plain)")
+    add_seen_option(parser)
     parser.add_argument("--no-zero-shot", action="store_true", help="train and save only")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, save and evaluate."""
+    name = data_name(arguments.data)
     output_dir: Path = arguments.output_dir or Path(
-        "outputs", f"{arguments.method}-{arguments.recipe}-{arguments.data}".replace("_", "-")
+        "outputs", f"{arguments.method}-{arguments.recipe}-{name}".replace("_", "-")
     )
     checkpoint = _find_checkpoint(output_dir, arguments.resume)
     overrides, data_settings = parse_settings(arguments.overrides), parse_settings(arguments.data_set)
@@ -63,15 +68,21 @@ def run(arguments: argparse.Namespace) -> None:
         training_arguments.main_process_first(desc="reading the data"),
         explain_settings("--data-set", data_settings),
     ):
-        data_options = {**recipe.data_options(arguments.data), **data_settings}
+        data_options = {**recipe.data_options(name), **data_settings}
         data = open_data(arguments.data, arguments.data_dir, **data_options)
     trainer = EcgTextTrainer(
         model=model,
         args=training_arguments,
         processor=processor,
-        train_dataset=data.train,
-        eval_dataset=data.validation,
+        train_dataset=data.split("train"),
+        eval_dataset=data.split("validation") if training_arguments.eval_strategy != "no" else data.validation,
+        ledger=TrainingLedger.of_splits(
+            data.name, data.revision, {TRAINING_SPLIT: data.train, "validation": data.validation}
+        ),
     )
+    can_answer = bool(data.tasks) and data.test is not None
+    if can_answer and not arguments.no_zero_shot:  # before hours of training, not after
+        check_contamination(trainer.ledger, data, "test", checkpoint=str(output_dir), allow_seen=arguments.allow_seen)
     _describe(trainer, data)
     outcome = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
@@ -81,7 +92,9 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"Trained {outcome.global_step} steps on {training_arguments.world_size} process(es).")
     print(f"Final loss terms: {json.dumps(_last_terms(trainer.state.log_history))}")
     print(f"Saved to {output_dir}; load it with AutoModel.from_pretrained('{output_dir}') after `import hf_ecgtext`.")
-    if not arguments.no_zero_shot:
+    if not can_answer:
+        print(f"{data.name} has no zero-shot task here; `hf-ecgtext evaluate --data ...` answers those of other data.")
+    elif not arguments.no_zero_shot:
         results = evaluate_zero_shot(
             trainer.model,
             processor,
@@ -89,10 +102,15 @@ def run(arguments: argparse.Namespace) -> None:
             checkpoint=str(output_dir),
             seed=arguments.seed,
             prompt_sets=arguments.prompts,
+            ledger=trainer.ledger,
+            allow_seen=arguments.allow_seen,
         )
         for result in results:
             append_result(output_dir / "results.jsonl", result)
-        print(f"\nZero-shot on the {data.name} test split ({len(data.test)} records), never seen in training:\n")
+        print(
+            f"\nZero-shot on the {data.name} test split ({len(data.split('test'))} records); contamination: "
+            f"{results[0].contamination}.\n"
+        )
         print(zero_shot_table(results, style="terminal"))
 
 
@@ -143,9 +161,10 @@ def _describe(trainer: EcgTextTrainer, data: EcgData) -> None:
     if trainer.is_world_process_zero():
         trained = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
         total = sum(parameter.numel() for parameter in trainer.model.parameters())
+        sizes = " / ".join(str(len(rows or ())) for rows in (data.train, data.validation, data.test))
         print(
             f"{type(trainer.model).__name__}: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained. "
-            f"{data.name}: {len(data.train)} / {len(data.validation)} / {len(data.test)} records."
+            f"{data.name}: {sizes} records."
         )
 
 

@@ -1,19 +1,37 @@
-"""Data by name, and the questions that can be asked of it."""
+"""What opened data is, and the questions that can be asked of it; `data.opening` opens it by name."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_ecgtext.data import sources
-from hf_ecgtext.data.storage import EcgDataset
+SPLITS = ("train", "validation", "test")
+
+
+class EcgRows(Protocol):
+    """A split as training and evaluation use it, wherever its records are: in a cache, a prepared folder, a download.
+
+    Items are dicts of `"ecg"` ([`~hf_ecgtext.data.records.EcgRecord`] or [`~hf_ecgtext.data.stored.StoredEcg`]) and
+    `"index"` (`int`). A dataset that has `block_sizes` too, the records of each block on disk in order, is trained on
+    in the order of [`~hf_ecgtext.data.block_order.BlockOrder`].
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
+    def __getitems__(self, indices: Iterable[int], /) -> list[dict[str, Any]]:
+        """All items of a batch."""
+
+    def column(self, name: str) -> list[Any]:
+        """All values of one column, in order."""
+
+    def unique_reports(self) -> list[str]:
+        """The distinct reports, in order of first appearance."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +50,7 @@ class LabelTask:
     class_names: Mapping[str, str]
     class_members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def targets(self, dataset: EcgDataset) -> NDArray[np.int8]:
+    def targets(self, dataset: EcgRows) -> NDArray[np.int8]:
         """0/1 targets of shape `(num_records, num_classes)`, columns in the order of `class_names`.
 
         Raises:
@@ -50,44 +68,30 @@ class LabelTask:
 
 @dataclass(frozen=True)
 class EcgData:
-    """Three splits without shared patients, and the tasks that their labels answer.
+    """Up to three splits without shared patients, and the tasks that their labels answer.
 
     Args:
         name (`str`): Name of the data.
         revision (`str`): Version, seed or fingerprint: what makes a result repeatable.
-        train, validation, test ([`EcgDataset`]): Rows of records.
+        train, validation, test ([`EcgRows`], *optional*): Rows of records; `None` where the data has no such split.
         tasks (`tuple[LabelTask, ...]`): Zero-shot questions.
     """
 
     name: str
     revision: str
-    train: EcgDataset
-    validation: EcgDataset
-    test: EcgDataset
+    train: EcgRows | None
+    validation: EcgRows | None
+    test: EcgRows | None
     tasks: tuple[LabelTask, ...] = field(default=())
 
+    def split(self, name: str) -> EcgRows:
+        """One split.
 
-def data_names() -> list[str]:
-    """The data that [`open_data`] knows: the modules of `data.sources` that define `open_data`."""
-    return sorted(
-        module.name
-        for module in pkgutil.iter_modules(sources.__path__)
-        if hasattr(importlib.import_module(f"{sources.__name__}.{module.name}"), "open_data")
-    )
-
-
-def open_data(name: str, data_dir: str | Path | None = None, **options: Any) -> EcgData:
-    """Open data by name.
-
-    Args:
-        name (`str`): One of [`data_names`].
-        data_dir (`str` or `Path`, *optional*): Folder of the original download, where the data needs one.
-        options: As the source's own `open_data` takes them, such as `sampling_rate_hz`.
-
-    Raises:
-        ValueError: If there is no such data, or it takes no such option.
-    """
-    names = data_names()
-    if name not in names:
-        raise ValueError(f"There is no data '{name}'. Known data: {', '.join(names)}.")
-    return importlib.import_module(f"{sources.__name__}.{name}").open_data(data_dir=data_dir, **options)
+        Raises:
+            ValueError: If the data has no such split.
+        """
+        rows: EcgRows | None = getattr(self, name)
+        if rows is None:
+            present = [split for split in SPLITS if getattr(self, split) is not None]
+            raise ValueError(f"{self.name} has no {name} split here; it has: {', '.join(present)}.")
+        return rows

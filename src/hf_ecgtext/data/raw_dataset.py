@@ -1,0 +1,138 @@
+"""A split of an original download, read as it is: no preparation, and no copy."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from torch.utils.data import Dataset as TorchDataset
+
+from hf_ecgtext.data.manifest import ROWS_PER_GROUP
+from hf_ecgtext.data.parquet_dataset import checked_positions
+from hf_ecgtext.data.sources.base import EcgSource
+from hf_ecgtext.data.storage import row_to_stored
+from hf_ecgtext.errors import RecordError
+
+logger = logging.getLogger(__name__)
+
+BadRecords = Literal["raise", "replace"]
+_MOST_ATTEMPTS = 100
+
+
+class RawEcgDataset(TorchDataset):
+    """One split of a download, map-style; each batch's files are read when it is asked for.
+
+    Items are those of [`~hf_ecgtext.data.parquet_dataset.ParquetEcgDataset`].
+
+    Args:
+        source ([`~hf_ecgtext.data.sources.base.EcgSource`]): The download.
+        records (`pyarrow.Table`): The rows of its index that are in the split.
+        bad_records (`"raise"` or `"replace"`): What to do about a record that cannot be read. In its place,
+            `"replace"` gives another one of the split, always the same, and logs it.
+
+    Raises:
+        ValueError: If there are no records, or `bad_records` is unknown.
+    """
+
+    def __init__(self, source: EcgSource, records: pa.Table, *, bad_records: BadRecords = "raise"):
+        if bad_records not in get_args(BadRecords):
+            raise ValueError(f'bad_records must be "raise" or "replace", not {bad_records!r}.')
+        if not records.num_rows:
+            raise ValueError(f"'{source.files.location}' has no record for this split.")
+        self.source = source
+        self.records = records.combine_chunks()  # rows are taken by index, which is slow where there are many chunks
+        self.bad_records = bad_records
+        self._replaced: set[int] = set()
+
+    @property
+    def block_sizes(self) -> NDArray[np.int64]:
+        """One for each record: files of their own are read one by one, so that any order is as good as another."""
+        return np.ones(len(self), dtype=np.int64)
+
+    def __len__(self) -> int:
+        return self.records.num_rows
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Iterable[int]) -> list[dict[str, Any]]:
+        """All items of a batch, whose files are asked for together.
+
+        Raises:
+            IndexError: If an index is out of range.
+            RecordError: If a record cannot be read and may not be replaced.
+        """
+        positions = checked_positions(indices, len(self))
+        return [
+            {"ecg": row_to_stored(row), "index": position}
+            for position, row in (self._usable(*found) for found in zip(positions, self._read(positions), strict=True))
+        ]
+
+    def column(self, name: str) -> list[Any]:
+        """All values of one column, in order: from the download's tables where they have it, else from the records.
+
+        Raises:
+            KeyError: If there is no such column.
+            RecordError: If records must be read for it, and one cannot be.
+        """
+        if name not in self.source.features:
+            raise KeyError(f"No column '{name}'; there are {list(self.source.features)}.")
+        if name in self.records.column_names and self.bad_records == "raise":
+            return self.records.column(name).to_pylist()
+        if name == "samples":
+            raise KeyError("The samples of all records do not fit into memory; ask for records.")
+        logger.info("Reading %d records of %s for their '%s'.", len(self), self.source.files.location, name)
+        schema = pa.schema([self.source.features.arrow_schema.field(name)])
+        values: list[Any] = []
+        for start in range(0, len(self), ROWS_PER_GROUP):
+            positions = range(start, min(start + ROWS_PER_GROUP, len(self)))
+            rows = [self._usable(*found)[1] for found in zip(positions, self._read(positions), strict=True)]
+            values.extend(pa.array([row[name] for row in rows], type=schema.field(0).type).to_pylist())
+        return values
+
+    def index_column(self, name: str) -> list[Any]:
+        """As `column`, but of the records that the tables name, also where others are read in their place."""
+        return self.records.column(name).to_pylist() if name in self.records.column_names else self.column(name)
+
+    def unique_reports(self) -> list[str]:
+        """The distinct reports in order of first appearance; records without a report are left out."""
+        if "report" in self.records.column_names:  # replaced or not, all reports are among them
+            reports = pc.unique(self.records.column("report")).to_pylist()
+        else:
+            reports = list(dict.fromkeys(self.column("report")))
+        return [report for report in reports if report is not None]
+
+    def _read(self, positions: Sequence[int]) -> list[dict[str, Any] | RecordError]:
+        return list(self.source.read(self.records.take(pa.array(positions, pa.int64())).to_pylist()))
+
+    def _usable(self, position: int, found: Mapping[str, Any] | RecordError) -> tuple[int, Mapping[str, Any]]:
+        """The record's position and row, or those of the one in its place."""
+        if not isinstance(found, RecordError):
+            return position, found
+        if self.bad_records == "raise":
+            raise RecordError(
+                found.record,
+                found.problem,
+                f"{found.fix} Or run `hf-ecgtext prepare`, which skips and lists such records, or set "
+                "bad_records=replace.".strip(),
+            ) from found
+        for attempt in range(_MOST_ATTEMPTS):
+            key = f"{self.records['record_id'][position].as_py()}|{attempt}".encode()
+            other = int.from_bytes(blake2b(key, digest_size=8).digest(), "big") % len(self)
+            (row,) = self._read([other])
+            if not isinstance(row, RecordError):
+                if position not in self._replaced:
+                    self._replaced.add(position)
+                    logger.warning("%s In its place: record '%s'.", found, row["record_id"])
+                return other, row
+        raise RecordError(
+            found.record,
+            f"{found.problem} So were {_MOST_ATTEMPTS} other records that could have been read in its place",
+            "Check that the download is complete.",
+        ) from found
