@@ -65,8 +65,8 @@ _SIGNAL_LINE = re.compile(
 # The same with single spaces, as nearly every header is written: four fields that a record's leads mostly share, and
 # then the numbers that differ.
 _TIDY_SIGNAL_LINE = re.compile(
-    rf"(\S+) (\S+ \S+ \S+ \S+) ({_INTEGER}) ({_INTEGER}) {_INTEGER} (\S.*)",
-    re.ASCII,
+    rf"^(\S+) (\S+ \S+ \S+ \S+) ({_INTEGER}) ({_INTEGER}) {_INTEGER} (\S.*)$",
+    re.ASCII | re.MULTILINE,
 )
 
 
@@ -198,7 +198,7 @@ def parse_wfdb_header(text: str, record: str) -> WfdbHeader:
             f"its header announces {num_leads} leads but describes {len(lines) - 1}.",
             "Download the .hea file again.",
         )
-    leads = tuple([_parse_signal_line(line, record) for line in lines[1:]])
+    leads = _parse_tidy_signal_lines(lines[1:]) or tuple([_parse_any_signal_line(line, record) for line in lines[1:]])
     names = [lead.name for lead in leads]
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -259,12 +259,18 @@ def _parse_record_line(
     return record_name, num_leads, sampling_rate_hz, num_samples, base_time, base_date
 
 
-def _parse_signal_line(line: str, record: str) -> WfdbLead:
-    if match := _TIDY_SIGNAL_LINE.fullmatch(line):
-        file_name, shared_fields, initial, checksum, name = match.groups()
-        if shared := _parse_shared_fields(shared_fields):
-            return WfdbLead._make((file_name, *shared, int(initial), int(checksum), name))
-    return _parse_any_signal_line(line, record)
+def _parse_tidy_signal_lines(lines: list[str]) -> tuple[WfdbLead, ...] | None:
+    """All signal lines at once, or `None` where one of them is not tidy or cannot be right."""
+    found = _TIDY_SIGNAL_LINE.findall("\n".join(lines))
+    if len(found) != len(lines):
+        return None
+    leads = []
+    for file_name, shared_fields, initial, checksum, name in found:
+        shared = _parse_shared_fields(shared_fields)
+        if shared is None:
+            return None
+        leads.append(WfdbLead(file_name, *shared, int(initial), int(checksum), name))
+    return tuple(leads)
 
 
 @lru_cache(maxsize=256)

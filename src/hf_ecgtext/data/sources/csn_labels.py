@@ -103,9 +103,9 @@ CSN_CLASSES: dict[str, str] = {
     "SR": "sinus rhythm",
     "ST": "sinus tachycardia",
     "STDD": "ST-segment depression",
-    "STE": "ST-segment elevation",
+    "STE": "ST segment extension",
     "STTC": "ST-T change",
-    "STTU": "upsloping ST segment",
+    "STTU": "upsloping ST elevation",
     "SVT": "supraventricular tachycardia",
     "TWC": "T wave change",
     "TWO": "inverted T wave",
@@ -115,7 +115,11 @@ CSN_CLASSES: dict[str, str] = {
     "VPB": "ventricular premature beats",
     "WPW": "Wolff-Parkinson-White syndrome",
 }
-"""Class -> its name in words; ours, after the statements' full names. Sinus bradycardia (`SB`) is none of the 38."""
+"""Class -> its name in words; ours, after the statements' full names. Sinus bradycardia (`SB`) is none of the 38.
+
+`STE` is "ST extension" in the download's own table, with the code of an abnormal ST interval; ST elevation has the
+code of `STTU`, "ST tilt up".
+"""
 
 _COLUMNS = ("acronymname", "fullname", "snomedct")
 
