@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from hf_ecgtext.data.negative_sampling import NegativeSampler
-from hf_ecgtext.data.records import EcgRecord
+from hf_ecgtext.data.stored import AnyEcg
 from hf_ecgtext.errors import RecordError
 
 
@@ -26,6 +26,9 @@ class EcgTextCollator:
             shape `(batch, num_tokens)`; padding has row 0.
         negatives ([`~hf_ecgtext.data.negative_sampling.NegativeSampler`], *optional*): Gives some of the records
             another report. The batch then carries `is_aligned`, bool of shape `(batch,)`: `False` for these.
+        pack (`bool`): Leave stored integers as they are, at half the size of `ecg_values`; `unpack` must then turn them
+            into `ecg_values` on the model's device. [`~hf_ecgtext.training.EcgTextTrainer`] does; no model takes a
+            packed batch.
     """
 
     def __init__(
@@ -34,19 +37,21 @@ class EcgTextCollator:
         report_ids: Mapping[str, int] | None = None,
         token_spans: NDArray[np.int64] | None = None,
         negatives: NegativeSampler | None = None,
+        pack: bool = False,
     ):
         self.processor = processor
         self.report_ids = report_ids
         self.token_spans = token_spans
         self.negatives = negatives
+        self.pack = pack
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Collate rows `{"ecg": EcgRecord, ...}` into `ecg_values`, `lead_mask` and tokens or rows of the cache.
+        """Collate rows `{"ecg": EcgRecord, ...}` or `StoredEcg`s into signals, `lead_mask` and tokens or cache rows.
 
         Raises:
             RecordError: If a record has no report, or one that the sampler of negatives does not know.
         """
-        records: list[EcgRecord] = [row["ecg"] for row in rows]
+        records: list[AnyEcg] = [row["ecg"] for row in rows]
         for record in records:
             if record.report is None:
                 raise RecordError(record.record_id, "it has no report to train on.", "Filter such records out.")
@@ -55,10 +60,21 @@ class EcgTextCollator:
         if self.negatives is not None:  # before the reports become tokens or rows of the cache
             reports, is_aligned = self.negatives.draw(reports, [record.record_id for record in records])
             alignment["is_aligned"] = torch.from_numpy(is_aligned)
-        if self.report_ids is not None and all(report in self.report_ids for report in reports):
+        if self.pack:  # tensors of the whole batch come first: `find_batch_size` reads the first
+            batch = self.processor.feature_extractor.pack(records)
+        else:
             batch = dict(self.processor.feature_extractor(records, return_tensors="pt"))
+        if self.report_ids is not None and all(report in self.report_ids for report in reports):
             return batch | self._cached([self.report_ids[report] for report in reports]) | alignment
-        return dict(self.processor(ecg=records, text=reports, return_tensors="pt")) | alignment
+        names = [record.record_id for record in records]
+        return batch | dict(self.processor(text=reports, record_ids=names, return_tensors="pt")) | alignment
+
+    def unpack(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The batch with `ecg_values` in place of packed integers, on the device of its tensors.
+
+        A batch that is not packed comes back as it is.
+        """
+        return self.processor.feature_extractor.unpack(batch)
 
     def _cached(self, report_ids: list[int]) -> dict[str, torch.Tensor]:
         rows = {"report_ids": torch.tensor(report_ids)}

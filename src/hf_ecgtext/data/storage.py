@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset as TorchDataset
 
 from hf_ecgtext.data.records import INVALID_SAMPLE, DigitalEcg, EcgRecord, digital_to_millivolts
+from hf_ecgtext.data.stored import StoredEcg
 from hf_ecgtext.errors import RecordError
 
 if TYPE_CHECKING:
@@ -166,21 +167,31 @@ def samples_to_row(
     }
 
 
-def rows_to_table(rows: Sequence[Mapping[str, Any]], features: Features = ECG_FEATURES) -> pa.Table:
+def rows_to_table(
+    rows: Sequence[Mapping[str, Any]],
+    features: Features | pa.Schema = ECG_FEATURES,
+    samples: pa.BinaryArray | None = None,
+) -> pa.Table:
     """Rows of `record_to_row` as an Arrow table with exactly the columns of `features`.
 
     Keep it to some hundred rows: Arrow counts the bytes of one table's samples in 31 bits.
 
+    Args:
+        rows (`Sequence[Mapping[str, Any]]`): One per record.
+        features (`datasets.Features` or `pa.Schema`): Of the dataset; its `arrow_schema` saves making it every time.
+        samples (`pa.BinaryArray`, *optional*): Their samples, where they are one array already; those of the rows do
+            not matter then.
+
     Raises:
         RecordError: If a row lacks a column.
     """
-    schema = features.arrow_schema
+    schema = features if isinstance(features, pa.Schema) else features.arrow_schema
     for row in rows:
         absent = [name for name in schema.names if name not in row]
         if absent:
             raise RecordError(str(row.get("record_id")), f"No value for the columns {absent}.", "Use None for unknown.")
     columns = [
-        _samples_column([row["samples"] for row in rows])
+        (_samples_column([row["samples"] for row in rows]) if samples is None else samples)
         if field.name == "samples"
         else pa.array([row[field.name] for row in rows], type=field.type)
         for field in schema
@@ -232,6 +243,7 @@ def _contents_of_chunk(chunk: pa.BinaryArray) -> Iterator[NDArray[np.uint8]]:
         return
     bounds = np.frombuffer(offsets, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
     content = np.frombuffer(values, np.uint8)
+    content.flags.writeable = False  # a table made in memory would let its rows be written to
     yield from (content[start:end] for start, end in pairwise(bounds))
 
 
@@ -254,8 +266,19 @@ def row_to_record(row: Mapping[str, Any]) -> EcgRecord:
     Args:
         row (`Mapping[str, Any]`): A row of `decode_table` (fast), or of a `datasets.Dataset` without format.
     """
-    return EcgRecord(
-        signal=row_to_millivolts(row),
+    return row_to_stored(row).to_record()
+
+
+def row_to_stored(row: Mapping[str, Any]) -> StoredEcg:
+    """The row itself under the names of a record, its samples not yet decoded.
+
+    Args:
+        row (`Mapping[str, Any]`): As in `row_to_record`.
+    """
+    return StoredEcg(
+        samples=_samples_of(row),
+        gain_per_mv=np.asarray(row["gain_per_mv"], dtype=np.float64),
+        baseline=np.asarray(row["baseline"], dtype=np.int32),
         sampling_rate_hz=row["sampling_rate_hz"],
         lead_names=tuple(row["lead_names"]),
         record_id=row["record_id"],
@@ -268,14 +291,17 @@ def row_to_record(row: Mapping[str, Any]) -> EcgRecord:
 
 def row_to_millivolts(row: Mapping[str, Any]) -> NDArray[np.float32]:
     """float32 millivolts of shape `(num_leads, num_samples)`, NaN at missing samples."""
-    samples = row["samples"]
-    if isinstance(samples, bytes):
-        samples = _view_samples(row, np.frombuffer(samples, np.uint8))
+    samples = _samples_of(row)
     if samples.dtype == np.float32:
         return np.array(samples)
     return digital_to_millivolts(
         samples, np.asarray(row["gain_per_mv"], dtype=np.float64), np.asarray(row["baseline"], dtype=np.int32)
     )
+
+
+def _samples_of(row: Mapping[str, Any]) -> NDArray[Any]:
+    samples = row["samples"]
+    return _view_samples(row, np.frombuffer(samples, np.uint8)) if isinstance(samples, bytes) else samples
 
 
 def iter_records(dataset: Dataset | IterableDataset) -> Iterator[EcgRecord]:
@@ -290,13 +316,13 @@ def iter_records(dataset: Dataset | IterableDataset) -> Iterator[EcgRecord]:
 
 
 class EcgDataset(TorchDataset):
-    """A stored dataset as PyTorch's `DataLoader` wants it: items hold an `EcgRecord` in millivolts.
+    """A stored dataset as PyTorch's `DataLoader` wants it: items hold a `StoredEcg`, not yet decoded.
 
     Args:
         dataset (`datasets.Dataset`): With the columns of `ECG_FEATURES`; its format does not matter.
 
-    Each item is a dict of `"ecg"` (`EcgRecord`) and `"index"` (`int`, the position in `dataset`). Worker processes
-    receive the path of the memory-mapped file, not the data.
+    Each item is a dict of `"ecg"` (`StoredEcg`, which reads like an `EcgRecord`) and `"index"` (`int`, the position in
+    `dataset`). Worker processes receive the path of the memory-mapped file, not the data.
     """
 
     def __init__(self, dataset: Dataset):
@@ -322,7 +348,7 @@ class EcgDataset(TorchDataset):
         rows = decode_table(self.dataset[positions])
         size = len(self)
         return [
-            {"ecg": row_to_record(row), "index": position % size} for position, row in zip(positions, rows, strict=True)
+            {"ecg": row_to_stored(row), "index": position % size} for position, row in zip(positions, rows, strict=True)
         ]
 
     def column(self, name: str) -> list[Any]:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_ecgtext.data.reading import read_record
-from hf_ecgtext.data.records import EcgRecord
+from hf_ecgtext.data.stored import AnyEcg
 from hf_ecgtext.processing import EcgFeatureExtractor
 
-EcgInput = str | os.PathLike[str] | EcgRecord | Mapping[str, Any] | Any
+EcgInput = str | os.PathLike[str] | AnyEcg | Mapping[str, Any] | Any
 """A path of a WFDB record, a record, an array with `sampling_rate_hz`, or a mapping with both."""
 
 _MAPPING_KEYS = {"ecg", "sampling_rate_hz", "lead_names", "unit"}
@@ -50,7 +50,7 @@ def prepare_ecg(
         return prepare_ecg(feature_extractor, options.pop("ecg"), **options)
     if isinstance(ecg, str | os.PathLike):
         ecg = read_record(ecg)
-    if isinstance(ecg, EcgRecord):
+    if isinstance(ecg, AnyEcg):
         return dict(feature_extractor(ecg, return_tensors="pt"))
     batch = dict(
         feature_extractor(ecg, sampling_rate_hz=sampling_rate_hz, lead_names=lead_names, unit=unit, return_tensors="pt")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from transformers import AutoFeatureExtractor, BatchFeature, FeatureExtractionMixin
 
 from hf_ecgtext.errors import RecordError
-from hf_ecgtext.leads import STANDARD_LEADS, canonical_lead_name
+from hf_ecgtext.leads import STANDARD_LEADS
+from hf_ecgtext.processing.device import pack_records, unpack_records
 from hf_ecgtext.processing.inputs import MILLIVOLTS_PER_UNIT, Recording, collect_recordings
 from hf_ecgtext.processing.lead_mapping import arrange_leads, plan_leads
 from hf_ecgtext.processing.limb_lead_order import augmented_lead_permutations
@@ -20,21 +21,25 @@ from hf_ecgtext.processing.repair import repair_invalid_samples
 from hf_ecgtext.processing.resampling import bandpass, resample, shortest_filterable_signal
 from hf_ecgtext.processing.scaling import SCALINGS, scale_windows
 from hf_ecgtext.processing.settings import (
+    check_band,
     check_choice,
     check_flag,
+    check_lead_names,
     check_positive,
     check_positive_integer,
     reject_misspelt_settings,
     reject_unknown_settings,
     setting_names,
 )
+from hf_ecgtext.processing.windows import CROPS, PADS, crop_or_pad, crop_positions
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hf_ecgtext.data.stored import AnyEcg
     from hf_ecgtext.processing.inputs import EcgInput
 
 logger = logging.getLogger(__name__)
-
-CROPS = ("start", "center", "random")
 
 _SAMPLES_AT_ONCE = 1_000_000
 """Records are processed in blocks of about this many samples (4 MB), which stay in the processor's cache."""
@@ -100,20 +105,20 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
     ):
         reject_unknown_settings(kwargs, setting_names(type(self)), type(self).__name__)
         super().__init__(**{key: value for key, value in kwargs.items() if key == "auto_map"})
-        self.lead_names = _check_lead_names(lead_names)
+        self.lead_names = check_lead_names(lead_names)
         self.sampling_rate_hz = check_positive("sampling_rate_hz", sampling_rate_hz)
         self.duration_s = check_positive("duration_s", duration_s)
         if self.num_samples < 1:
             raise ValueError(f"duration_s={duration_s} at sampling_rate_hz={sampling_rate_hz} holds no sample.")
         self.crop = check_choice("crop", crop, CROPS)
-        self.pad = check_choice("pad", pad, ("end", "center"))
+        self.pad = check_choice("pad", pad, PADS)
         self.return_sample_mask = check_flag("return_sample_mask", return_sample_mask)
         self.nan_policy = check_choice("nan_policy", nan_policy, ("interpolate", "zero", "raise"))
         self.missing_leads = check_choice("missing_leads", missing_leads, ("mask", "raise"))
         self.derive_limb_leads = check_flag("derive_limb_leads", derive_limb_leads)
         self.unknown_leads = check_choice("unknown_leads", unknown_leads, ("raise", "ignore"))
         self.check_limb_leads = check_choice("check_limb_leads", check_limb_leads, ("off", "warn", "raise", "fix"))
-        self.bandpass_hz = _check_band(bandpass_hz, self.sampling_rate_hz)
+        self.bandpass_hz = check_band(bandpass_hz, self.sampling_rate_hz)
         self.bandpass_order = check_positive_integer("bandpass_order", bandpass_order)
         self.scaling = check_choice("scaling", scaling, SCALINGS)
         self.eps = check_positive("eps", eps)
@@ -180,7 +185,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         """
         recordings = collect_recordings(ecg, sampling_rate_hz, lead_names, unit, record_ids)
         crop = self.crop if crop is None else check_choice("crop", crop, CROPS)
-        crop_positions = _crop_positions(crop, generator, len(recordings))
+        positions = crop_positions(crop, generator, len(recordings))
 
         ecg_values = np.empty((len(recordings), len(self.lead_names), self.num_samples), dtype=np.float32)
         lead_mask = np.empty(ecg_values.shape[:2], dtype=bool)
@@ -195,7 +200,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             for first in range(0, len(indices), block_size):
                 block = indices[first : first + block_size]
                 members = [recordings[index] for index in block]
-                windows, mask, recorded = self._process_alike(members, unit, crop_positions[block], notices)
+                windows, mask, recorded = self._process_alike(members, unit, positions[block], notices)
                 ecg_values[block] = windows
                 lead_mask[block] = mask
                 sample_mask[block, recorded] = True
@@ -207,8 +212,19 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             data["sample_mask"] = sample_mask
         return BatchFeature(data, tensor_type=return_tensors)
 
+    def pack(self, records: Sequence[AnyEcg]) -> dict[str, Tensor]:
+        """Records for `unpack`: stored integers stay integers; see `hf_ecgtext.processing.device.pack_records`."""
+        return pack_records(self, records)
+
+    def unpack(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """`ecg_values` and `lead_mask` from `pack`, on the device of its tensors, equal to those of a call.
+
+        Millivolts and `"minmax_record"` are equal to the bit, the z-scores but for float32 rounding.
+        """
+        return unpack_records(self, batch)
+
     def _process_alike(
-        self, recordings: list[Recording], unit: str, crop_positions: NDArray[np.float64], notices: dict[str, list[str]]
+        self, recordings: list[Recording], unit: str, positions: NDArray[np.float64], notices: dict[str, list[str]]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_], slice]:
         """Windows, lead mask and recorded samples of recordings with one rate, length and set of lead names."""
         rate, names = recordings[0].sampling_rate_hz, recordings[0].lead_names
@@ -230,7 +246,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         windows = resample(windows, rate, self.sampling_rate_hz)
         if self.bandpass_hz is not None:
             windows = self._bandpass(windows, self.bandpass_hz, ids[0])
-        windows, recorded = self._crop_or_pad(windows, crop_positions)
+        windows, recorded = crop_or_pad(windows, self.num_samples, positions, self.pad)
         constant = scale_windows(windows, lead_mask, recorded, self.scaling, self.eps)
         if constant.any():
             self._report_constant(constant, ids, notices)
@@ -285,24 +301,6 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             )
         return bandpass(signals, band_hz, self.bandpass_order, self.sampling_rate_hz)
 
-    def _crop_or_pad(
-        self, signals: NDArray[np.float32], crop_positions: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float32], slice]:
-        """Windows of `num_samples`, and which of these samples are recorded."""
-        excess = signals.shape[-1] - self.num_samples
-        if excess == 0:
-            return signals, slice(0, self.num_samples)
-        windows = np.zeros((*signals.shape[:-1], self.num_samples), dtype=np.float32)
-        if excess < 0:
-            start = 0 if self.pad == "end" else -excess // 2
-            recorded = slice(start, start + signals.shape[-1])
-            windows[..., recorded] = signals
-            return windows, recorded
-        starts = np.floor(crop_positions * (excess + 1)).astype(int)
-        for window, signal, start in zip(windows, signals, starts, strict=True):
-            window[:] = signal[:, start : start + self.num_samples]
-        return windows, slice(0, self.num_samples)
-
     def _report_constant(self, constant: NDArray[np.bool_], ids: list[str], notices: dict[str, list[str]]) -> None:
         for record in np.flatnonzero(constant.any(axis=-1)):
             leads = [lead for lead, flat in zip(self.lead_names, constant[record], strict=True) if flat]
@@ -315,43 +313,6 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
                 )
             outcome = "has no signal in it" if self.scaling == "none" else f"{self.scaling} sets to 0"
             notices[f"are constant in {what}, which {outcome}."].append(ids[record])
-
-
-def _crop_positions(crop: str, generator: np.random.Generator | int | None, num_records: int) -> NDArray[np.float64]:
-    """Where each record's window starts, in [0, 1) of the possible starts."""
-    if crop != "random":
-        return np.full(num_records, 0.0 if crop == "start" else 0.5 - 1e-9)  # just below: the left of two middles
-    if generator is None:
-        raise ValueError('crop="random" needs generator=: a NumPy Generator or a seed, so that runs can be repeated.')
-    return np.random.default_rng(generator).random(num_records)
-
-
-def _check_lead_names(lead_names: Any) -> tuple[str, ...]:
-    if isinstance(lead_names, str) or not isinstance(lead_names, Sequence) or not lead_names:
-        raise TypeError(f'lead_names must be a list of names, such as ["I", "II"], got {lead_names!r}.')
-    names = []
-    for name in lead_names:
-        lead = canonical_lead_name(name) if isinstance(name, str) else None
-        if lead is None:
-            raise ValueError(f"lead_names: {name!r} is none of the twelve leads {', '.join(STANDARD_LEADS)}.")
-        if lead in names:
-            raise ValueError(f"lead_names names lead {lead} twice: {list(lead_names)}.")
-        names.append(lead)
-    return tuple(names)
-
-
-def _check_band(band_hz: Any, sampling_rate_hz: float) -> tuple[float | None, float | None] | None:
-    if band_hz is None:
-        return None
-    if not isinstance(band_hz, list | tuple) or len(band_hz) != 2 or (band_hz[0] is None and band_hz[1] is None):
-        raise ValueError(f"bandpass_hz must be two edges in Hz, at most one of them null, got {band_hz!r}.")
-    low, high = (None if edge is None else check_positive("an edge of bandpass_hz", edge) for edge in band_hz)
-    nyquist = sampling_rate_hz / 2
-    if (low or 0) >= (high or nyquist) or (high or 0) >= nyquist:
-        raise ValueError(
-            f"bandpass_hz={tuple(band_hz)} must rise and stay below {nyquist:g} Hz, half of the model's sampling rate."
-        )
-    return low, high
 
 
 def _listed(record_names: list[str]) -> str:

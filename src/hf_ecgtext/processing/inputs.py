@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers.utils import is_torch_tensor
 
-from hf_ecgtext.data.records import EcgRecord
+from hf_ecgtext.data.stored import AnyEcg
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.leads import STANDARD_LEADS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    EcgInput = EcgRecord | NDArray | Tensor | Sequence[EcgRecord] | Sequence[NDArray] | Sequence[Tensor]
+    EcgInput = AnyEcg | NDArray | Tensor | Sequence[AnyEcg] | Sequence[NDArray] | Sequence[Tensor]
 
 MILLIVOLTS_PER_UNIT = {"mV": 1.0, "uV": 1e-3, "V": 1e3}
 
@@ -47,8 +47,8 @@ def collect_recordings(
     """
     if unit not in MILLIVOLTS_PER_UNIT:
         raise ValueError(f"unit must be one of {list(MILLIVOLTS_PER_UNIT)}, got {unit!r}. Convert the signal to mV.")
-    items = [ecg] if isinstance(ecg, EcgRecord) else ecg
-    if isinstance(items, list | tuple) and any(isinstance(item, EcgRecord) for item in items):
+    items = [ecg] if isinstance(ecg, AnyEcg) else ecg
+    if isinstance(items, list | tuple) and any(isinstance(item, AnyEcg) for item in items):
         recordings = _from_records(items, sampling_rate_hz, lead_names, unit, record_ids)
     else:
         recordings = _from_arrays(items, sampling_rate_hz, lead_names, record_ids)
@@ -64,7 +64,7 @@ def _from_records(
     unit: str,
     record_ids: Sequence[str] | None,
 ) -> list[Recording]:
-    if not all(isinstance(record, EcgRecord) for record in records):
+    if not all(isinstance(record, AnyEcg) for record in records):
         raise TypeError("A list with EcgRecords must hold nothing else.")
     if not (sampling_rate_hz is None and lead_names is None and record_ids is None and unit == "mV"):
         raise ValueError(

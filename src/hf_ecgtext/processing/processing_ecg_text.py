@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
-from hf_ecgtext.data.records import EcgRecord
 from hf_ecgtext.data.report_cleaning import REPORT_CLEANERS
+from hf_ecgtext.data.stored import AnyEcg
 from hf_ecgtext.errors import CheckpointError, RecordError
 from hf_ecgtext.processing.feature_extraction_ecg import EcgFeatureExtractor
 from hf_ecgtext.processing.settings import (
@@ -223,8 +223,8 @@ def _as_texts(text: Any) -> list[str]:
 def _text_names(texts: list[str], ecg: Any, record_ids: Sequence[str] | None) -> list[str]:
     """What to call each text in messages: its record, where texts and recordings pair up."""
     names = None if record_ids is None else [str(record_id) for record_id in record_ids]
-    records = [ecg] if isinstance(ecg, EcgRecord) else ecg
-    if isinstance(records, list | tuple) and all(isinstance(record, EcgRecord) for record in records):
+    records = [ecg] if isinstance(ecg, AnyEcg) else ecg
+    if isinstance(records, list | tuple) and all(isinstance(record, AnyEcg) for record in records):
         names = [record.record_id for record in records]
     if names is None or len(names) != len(texts):
         return [f"text {index}" for index in range(len(texts))]

@@ -8,6 +8,8 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from hf_ecgtext.leads import STANDARD_LEADS, canonical_lead_name
+
 HUGGING_FACE_KEYS = ("auto_map", "chat_template", "feature_extractor_type", "processor_class")
 """Keys that transformers itself writes into a processor's JSON file."""
 
@@ -68,3 +70,33 @@ def check_positive_integer(name: str, value: Any) -> int:
     if value <= 0:
         raise ValueError(f"{name} must be above 0, got {value!r}.")
     return value
+
+
+def check_lead_names(lead_names: Any) -> tuple[str, ...]:
+    """Returns the standard names of leads, each given once in any usual spelling."""
+    if isinstance(lead_names, str) or not isinstance(lead_names, Sequence) or not lead_names:
+        raise TypeError(f'lead_names must be a list of names, such as ["I", "II"], got {lead_names!r}.')
+    names = []
+    for name in lead_names:
+        lead = canonical_lead_name(name) if isinstance(name, str) else None
+        if lead is None:
+            raise ValueError(f"lead_names: {name!r} is none of the twelve leads {', '.join(STANDARD_LEADS)}.")
+        if lead in names:
+            raise ValueError(f"lead_names names lead {lead} twice: {list(lead_names)}.")
+        names.append(lead)
+    return tuple(names)
+
+
+def check_band(band_hz: Any, sampling_rate_hz: float) -> tuple[float | None, float | None] | None:
+    """Returns the edges of a band-pass filter in Hz, which must fit below half of the sampling rate."""
+    if band_hz is None:
+        return None
+    if not isinstance(band_hz, list | tuple) or len(band_hz) != 2 or (band_hz[0] is None and band_hz[1] is None):
+        raise ValueError(f"bandpass_hz must be two edges in Hz, at most one of them null, got {band_hz!r}.")
+    low, high = (None if edge is None else check_positive("an edge of bandpass_hz", edge) for edge in band_hz)
+    nyquist = sampling_rate_hz / 2
+    if (low or 0) >= (high or nyquist) or (high or 0) >= nyquist:
+        raise ValueError(
+            f"bandpass_hz={tuple(band_hz)} must rise and stay below {nyquist:g} Hz, half of the model's sampling rate."
+        )
+    return low, high

@@ -8,15 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LRScheduler
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
 from hf_ecgtext.data.collators import EcgTextCollator
+from hf_ecgtext.data.ledger import TrainingLedger, continued_ledger
+from hf_ecgtext.data.tasks import EcgRows
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.methods.distributed import synchronise_batch_norm
 from hf_ecgtext.training.arguments import EcgTextTrainingArguments
 from hf_ecgtext.training.gradient_cache import backward_in_chunks, check_no_batch_norm
 from hf_ecgtext.training.negatives import build_negative_sampler
+from hf_ecgtext.training.streaming import DataOrderCallback, block_loader, block_order
 from hf_ecgtext.training.text_cache import TextCache
 
 logger = logging.getLogger(__name__)
@@ -34,8 +37,12 @@ class EcgTextTrainer(Trainer):
         model ([`EcgTextModel`]): The model to train.
         args ([`EcgTextTrainingArguments`]): Training arguments.
         processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Saved with every checkpoint.
-        train_dataset, eval_dataset (`torch.utils.data.Dataset`): Rows `{"ecg": EcgRecord, ...}` with reports, such as
-            [`~hf_ecgtext.data.storage.EcgDataset`]; `eval_dataset` may be a `dict` of several by name.
+        train_dataset, eval_dataset (`torch.utils.data.Dataset`): Rows `{"ecg": StoredEcg}` or `EcgRecord`s with
+            reports, such as [`~hf_ecgtext.data.storage.EcgDataset`]; `eval_dataset` may be a `dict` of several by
+            name. A training dataset with `block_sizes` is read block by block, in the order of
+            [`~hf_ecgtext.data.block_order.BlockOrder`].
+        ledger ([`~hf_ecgtext.data.ledger.TrainingLedger`], *optional*): What the datasets hold, saved with every
+            checkpoint together with what the model was trained on before; without one, it says that nobody knows.
         kwargs: As in [`~transformers.Trainer`].
 
     Raises:
@@ -53,8 +60,9 @@ class EcgTextTrainer(Trainer):
         model: EcgTextModel,
         args: EcgTextTrainingArguments,
         processor: Any,
-        train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        train_dataset: Dataset | EcgRows | None = None,
+        eval_dataset: Dataset | EcgRows | dict[str, Any] | None = None,
+        ledger: TrainingLedger | None = None,
         **kwargs: Any,
     ):
         if args.n_gpu > 1:
@@ -78,13 +86,16 @@ class EcgTextTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processor,
-            data_collator=kwargs.pop("data_collator", None) or EcgTextCollator(processor),
+            data_collator=kwargs.pop("data_collator", None) or EcgTextCollator(processor, pack=True),
             **kwargs,
         )
         if args.grad_cache_chunk_size is not None and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             raise ValueError("grad_cache_chunk_size works in one process and under DDP, not with DeepSpeed or FSDP.")
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch, whatever is accumulated
         self.can_return_loss = True
+        self.ledger = continued_ledger(ledger, model.name_or_path)
+        self.data_order = DataOrderCallback()
+        self.add_callback(self.data_order)
         self.text_cache: TextCache | None = None
         self._term_sums: dict[bool, dict[str, Tensor]] = {True: {}, False: {}}  # by whether the model trains
         self._term_counts = {True: 0, False: 0}
@@ -97,6 +108,26 @@ class EcgTextTrainer(Trainer):
             self._prepare_negatives()
         self._term_sums[True], self._term_counts[True] = {}, 0  # of steps after the last log of an earlier call
         return super().train(*args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load the weights, and go on with their ledger: a resumed run may have other data than its first part."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.ledger = continued_ledger(self.ledger, resume_from_checkpoint)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Save the ledger beside model and processor."""
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            self.ledger.save(self.args.output_dir if output_dir is None else output_dir)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As usual, or block by block where the dataset has `block_sizes`."""
+        if not hasattr(self.train_dataset, "block_sizes"):
+            self.data_order.follow(None)
+            return super().get_train_dataloader()
+        order = block_order(self.train_dataset, self.args, self._train_batch_size)
+        self.data_order.follow(order)
+        return block_loader(self.train_dataset, order, self.data_collator, self.args, self.accelerator.device)
 
     def _fill_text_cache(self) -> None:
         reports: set[str] = set()
@@ -154,6 +185,11 @@ class EcgTextTrainer(Trainer):
         )
         self._add_terms(terms, training=True)
         return loss
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """As usual; integers that travelled packed become `ecg_values` here, on the device."""
+        inputs = super()._prepare_inputs(inputs)
+        return self.data_collator.unpack(inputs) if isinstance(self.data_collator, EcgTextCollator) else inputs
 
     def _look_up_text(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return inputs if self.text_cache is None else self.text_cache.lookup(inputs)

@@ -1,0 +1,68 @@
+"""Which samples of a recording the model sees: crops of longer ones, padding of shorter ones."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+CROPS = ("start", "center", "random")
+PADS = ("end", "center")
+
+
+def crop_positions(crop: str, generator: np.random.Generator | int | None, num_records: int) -> NDArray[np.float64]:
+    """Where each record's window starts, in [0, 1) of the possible starts.
+
+    Args:
+        crop (`str`): One of `CROPS`.
+        generator (`np.random.Generator` or `int`, *optional*): Source or seed of `"random"`, which needs one.
+        num_records (`int`): How many to draw.
+
+    Raises:
+        ValueError: If `"random"` comes without a generator.
+    """
+    if crop != "random":
+        return np.full(num_records, 0.0 if crop == "start" else 0.5 - 1e-9)  # just below: the left of two middles
+    if generator is None:
+        raise ValueError('crop="random" needs generator=: a NumPy Generator or a seed, so that runs can be repeated.')
+    return np.random.default_rng(generator).random(num_records)
+
+
+def crop_start(position: float, excess: int) -> int:
+    """First sample of a window, for a recording that is `excess` samples longer than it."""
+    return int(position * (excess + 1))
+
+
+def recorded_part(num_recorded: int, num_samples: int, pad: str) -> slice:
+    """The samples of a window of `num_samples` that a recording of `num_recorded` fills; the rest is padding."""
+    missing = max(0, num_samples - num_recorded)
+    start = 0 if pad == "end" else missing // 2
+    return slice(start, num_samples - missing + start)
+
+
+def crop_or_pad(
+    signals: NDArray[np.float32], num_samples: int, positions: NDArray[np.float64], pad: str
+) -> tuple[NDArray[np.float32], slice]:
+    """Windows of `num_samples`, and which of these samples are recorded.
+
+    Args:
+        signals (`np.ndarray` of shape `(batch, num_leads, num_recorded)`): mV.
+        num_samples (`int`): Length of the windows.
+        positions (`np.ndarray` of shape `(batch,)`): From `crop_positions`.
+        pad (`str`): Where shorter recordings are filled with 0: one of `PADS`.
+
+    Returns:
+        `tuple` of windows of shape `(batch, num_leads, num_samples)`, the input itself where it has this length, and
+        the slice of recorded samples.
+    """
+    excess = signals.shape[-1] - num_samples
+    recorded = recorded_part(signals.shape[-1], num_samples, pad)
+    if excess == 0:
+        return signals, recorded
+    windows = np.zeros((*signals.shape[:-1], num_samples), dtype=np.float32)
+    if excess < 0:
+        windows[..., recorded] = signals
+        return windows, recorded
+    for window, signal, position in zip(windows, signals, positions, strict=True):
+        start = crop_start(position, excess)
+        window[:] = signal[:, start : start + num_samples]
+    return windows, recorded
