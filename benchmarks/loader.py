@@ -14,7 +14,8 @@ constant leads), and make float32 of it on the device. The ways take turns, epoc
 first request to the last batch, and the first epoch of each, which starts the workers, does not count. All files are
 read once before, so that they are in the page cache.
 
-    OMP_NUM_THREADS=1 python benchmarks/loader.py                      # speed
+    OMP_NUM_THREADS=1 python benchmarks/loader.py                      # speed, float32 made on the CPU
+    OMP_NUM_THREADS=1 python benchmarks/loader.py --device host        # what is left to the CPU where a GPU trains
     OMP_NUM_THREADS=1 python benchmarks/loader.py --memory             # 1,000 and 20,000 records, 1 and 10 epochs
     python benchmarks/loader.py --device cuda --workers 0 4 8 16       # with the transfer and the conversion on the GPU
 """
@@ -169,7 +170,7 @@ class Way:
         options: dict[str, Any] = {
             "num_workers": num_workers,
             "persistent_workers": num_workers > 0,
-            "pin_memory": device != "cpu",
+            "pin_memory": device == "cuda",
         }
         self.order: Any
         if name == "published":
@@ -191,9 +192,12 @@ class Way:
         self.loader = DataLoader(dataset, **options)
 
     def _cast(self, batch: Any) -> Tensor:
-        return batch[0].to(torch.float32).to(self.device, non_blocking=True)
+        values = batch[0].to(torch.float32)
+        return values if self.device == "host" else values.to(self.device, non_blocking=True)
 
     def _unpack(self, batch: Any) -> Tensor:
+        if self.device == "host":
+            return batch["ecg_adc"]
         moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items() if name != "reports"}
         return self.extractor.unpack(moved)["ecg_values"]
 
@@ -208,7 +212,7 @@ class Way:
         start, records = time.perf_counter(), 0
         for values in self.epoch(number):
             records += len(values)
-        if self.device != "cpu":
+        if self.device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - start, records
 
@@ -314,7 +318,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--rounds", type=int, default=5, help="epochs of each way that count")
     parser.add_argument("--compression", nargs="+", choices=COMPRESSIONS, default=list(COMPRESSIONS))
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "host", "cuda"], help="host: up to the transfer")
     parser.add_argument("--memory", action="store_true", help="measure memory instead of speed")
     parser.add_argument("--memory-records", type=int, nargs="+", default=[1000, 20_000])
     parser.add_argument("--folder", type=Path, help="for the files (120 kB per record and form); a temporary one")

@@ -213,7 +213,7 @@ class ParquetEcgDataset(TorchDataset):
                 source = filesystem.open(f"{root.rstrip('/')}/{path}", block_size=_READ_AHEAD, cache_type="readahead")
             else:
                 source = os.path.join(self.location, path)
-            file = pq.ParquetFile(source, pre_buffer=False)
+            file = pq.ParquetFile(source, pre_buffer=False, memory_map=True)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"The shard '{path}' is missing in '{self.location}'. Copy it again, or prepare the data again."

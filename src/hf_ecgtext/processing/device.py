@@ -21,6 +21,7 @@ from hf_ecgtext.data.limb_lead_order import AUGMENTED_LEADS, augmented_lead_perm
 from hf_ecgtext.data.records import INVALID_SAMPLE, digital_to_millivolts
 from hf_ecgtext.data.stored import AnyEcg, StoredEcg
 from hf_ecgtext.leads import LIMB_LEAD_WEIGHTS
+from hf_ecgtext.processing.buffers import BufferPool
 from hf_ecgtext.processing.lead_mapping import LeadPlan, plan_leads
 from hf_ecgtext.processing.resampling import resampling_ratio
 from hf_ecgtext.processing.windows import crop_positions, crop_start, recorded_part
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 _SMALLEST_GAIN_PER_MV = 1e-30
 """A smaller gain could give infinite millivolts, which are invalid samples and the CPU's business."""
 
+
+_BUFFERS = BufferPool()
 
 _RECORDS_AT_ONCE = 32
 """Their samples for the check of the limb leads stay in the processor's cache."""
@@ -79,16 +82,16 @@ def pack_records(extractor: EcgFeatureExtractor, records: Sequence[AnyEcg]) -> d
         packed["ecg_recorded"] = batch.recorded
     if batch.is_derived.any():
         packed["ecg_derived"] = batch.is_derived
-    time = np.arange(extractor.num_samples)
-    sample_mask = (time >= batch.recorded[:, :1]) & (time < batch.recorded[:, 1:])
-    if len(others):
+    if extractor.return_sample_mask:
+        time = np.arange(extractor.num_samples)
+        packed["sample_mask"] = (time >= batch.recorded[:, :1]) & (time < batch.recorded[:, 1:])
+    if others:
+        batch.adc[others] = 0
         features = extractor([records[index] for index in others])
         packed["ecg_float_rows"], packed["ecg_float_positions"] = features["ecg_values"], np.array(others)
         batch.lead_mask[others] = features["lead_mask"]
         if extractor.return_sample_mask:
-            sample_mask[others] = features["sample_mask"]
-    if extractor.return_sample_mask:
-        packed["sample_mask"] = sample_mask
+            packed["sample_mask"][others] = features["sample_mask"]
     return {name: torch.from_numpy(array) for name, array in packed.items()}
 
 
@@ -128,8 +131,7 @@ def unpack_records(extractor: EcgFeatureExtractor, batch: Mapping[str, Any]) -> 
 def _as_float(adc: Tensor) -> Tensor:
     if adc.device.type != "cpu":
         return adc.float()
-    # NumPy asks the system for huge pages, torch does not: clearing 61 MB of small ones costs five times the rest.
-    return torch.from_numpy(np.empty(adc.shape, dtype=np.float32)).copy_(adc)
+    return torch.from_numpy(_BUFFERS.empty(tuple(adc.shape), np.float32)).copy_(adc)
 
 
 def scale_on_device(values: Tensor, lead_mask: Tensor, recorded: Tensor | None, scaling: str, eps: float) -> None:
@@ -177,7 +179,7 @@ class _Batch:
     """The arrays of a batch while it is filled."""
 
     def __init__(self, size: int, num_leads: int, num_samples: int):
-        self.adc = np.zeros((size, num_leads, num_samples), dtype=np.int16)
+        self.adc = _BUFFERS.empty((size, num_leads, num_samples), np.int16)
         self.gain = np.ones((size, num_leads), dtype=np.float32)
         self.baseline = np.zeros((size, num_leads), dtype=np.float32)
         self.lead_mask = np.zeros((size, num_leads), dtype=bool)
@@ -210,36 +212,47 @@ def _pack_alike(
     crop = slice(start, start + recorded.stop - recorded.start)
     targets, rows = list(row_of), list(row_of.values())
     moves_nothing = plan.source == plan.target
+    gain = np.stack([records[index].gain_per_mv for index in indices])  # (records, leads of the source)
+    baseline = np.stack([records[index].baseline for index in indices])
+    exact = _are_exact(gain, baseline)
     names = _NameCheck(plan, num_recorded, len(indices)) if extractor.check_limb_leads != "off" else None
-    packed: list[int] = []
-    for index in _with_exact_gains(indices, records):  # each record is read once from memory, and then in the cache
-        record = records[index]
-        window = record.samples[:, crop]
-        constant = _constant_rows(window)[rows]
-        if constant.all() or (extractor.scaling == "zscore_lead" and constant.any()):
+    glance = slice(crop.start, crop.stop, max(1, (crop.stop - crop.start) // 8))
+    glances = np.empty((len(indices), len(first.lead_names), len(range(num_recorded)[glance])), dtype=np.int16)
+    absent = [target for target in range(len(plan.target)) if target not in row_of]
+    packed: list[int] = []  # positions in `indices`
+    for number in exact.nonzero()[0].tolist():
+        # Each record is read once from memory; afterwards it is in the processor's cache.
+        samples = records[indices[number]].samples
+        if samples.min() == INVALID_SAMPLE:
             continue
-        if record.samples.min() == INVALID_SAMPLE:
-            continue
+        glances[number] = samples[:, glance]
         if names is not None:
-            names.note(len(packed), record)
+            names.samples[number] = samples[names.rows, names.subset]
+        window = batch.adc[indices[number]]
+        if absent:
+            window[absent] = 0
         if num_recorded < num_samples:
-            batch.adc[index, targets] = record.baseline[rows, None]  # 0 mV
+            window[targets] = baseline[number, rows, None]  # 0 mV
         if moves_nothing:
-            batch.adc[index, :, recorded] = window
+            window[:, recorded] = samples[:, crop]
         else:
             for target, row in row_of.items():
-                batch.adc[index, target, recorded] = window[row]
-        packed.append(index)
+                window[target, recorded] = samples[row, crop]
+        packed.append(number)
+    if not packed:
+        return
+    # What is not packed after all stays in the batch as it is: float rows take its place on the device.
+    accepted = ~_are_constant(glances[packed][:, rows], packed, indices, records, rows, crop, extractor.scaling)
     if names is not None:
-        packed = [index for index, is_right in zip(packed, names.are_right(len(packed)), strict=True) if is_right]
-    if packed:
-        places = np.ix_(packed, targets)
-        batch.gain[places] = np.stack([records[index].gain_per_mv for index in packed])[:, rows]
-        batch.baseline[places] = np.stack([records[index].baseline for index in packed])[:, rows]
-        batch.lead_mask[np.ix_(packed, [*targets, *derived])] = True
-        batch.is_derived[np.ix_(packed, derived)] = True
-        batch.recorded[packed] = recorded.start, recorded.stop
-        batch.is_packed[packed] = True
+        accepted &= names.are_right(packed, gain, baseline)
+    chosen = np.array(packed)[accepted]
+    members = np.array(indices)[chosen]
+    batch.gain[members[:, None], targets] = gain[chosen[:, None], rows]
+    batch.baseline[members[:, None], targets] = baseline[chosen[:, None], rows]
+    batch.lead_mask[members[:, None], [*targets, *derived]] = True
+    batch.is_derived[members[:, None], derived] = True
+    batch.recorded[members] = recorded.start, recorded.stop
+    batch.is_packed[members] = True
 
 
 def _has_rate(record: AnyEcg, rate_hz: float) -> bool:
@@ -258,13 +271,11 @@ def _derived_leads(plan: LeadPlan) -> list[int]:
     ]
 
 
-def _with_exact_gains(indices: list[int], records: Sequence[Any]) -> list[int]:
-    """The records whose millivolts are one float32 division away."""
-    gain = np.stack([records[index].gain_per_mv for index in indices])
-    baseline = np.stack([records[index].baseline for index in indices])
-    is_exact = (gain.astype(np.float32) == gain) & np.isfinite(gain) & (np.abs(gain) > _SMALLEST_GAIN_PER_MV)
-    is_exact &= np.abs(baseline) <= np.iinfo(np.int16).max
-    return [index for index, exact in zip(indices, is_exact.all(axis=-1).tolist(), strict=True) if exact]
+def _are_exact(gain: NDArray[np.float64], baseline: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Of each record, whether its millivolts are one float32 division away."""
+    exact = (gain.astype(np.float32) == gain) & np.isfinite(gain) & (np.abs(gain) > _SMALLEST_GAIN_PER_MV)
+    exact &= np.abs(baseline) <= np.iinfo(np.int16).max
+    return exact.all(axis=-1)
 
 
 class _NameCheck:
@@ -276,28 +287,36 @@ class _NameCheck:
         self.leads = [plan.source[row] for row in self.rows]
         self.subset = samples_read(num_recorded)
         self.samples = np.empty((capacity, len(self.rows), len(range(num_recorded)[self.subset])), dtype=np.int16)
-        self.gain = np.empty(self.samples.shape[:2])
-        self.baseline = np.empty(self.samples.shape[:2], dtype=np.int32)
 
-    def note(self, number: int, record: Any) -> None:
-        self.samples[number] = record.samples[self.rows, self.subset]
-        self.gain[number] = record.gain_per_mv[self.rows]
-        self.baseline[number] = record.baseline[self.rows]
-
-    def are_right(self, count: int) -> list[bool]:
-        """Of the first `count` records, whether nothing speaks against the names."""
-        right: list[bool] = []
-        for first in range(0, count, _RECORDS_AT_ONCE):
-            block = slice(first, min(first + _RECORDS_AT_ONCE, count))
-            signals = digital_to_millivolts(self.samples[block], self.gain[block], self.baseline[block])
+    def are_right(
+        self, numbers: list[int], gain: NDArray[np.float64], baseline: NDArray[np.int32]
+    ) -> NDArray[np.bool_]:
+        """Of some of the records, whether nothing speaks against the names."""
+        right = np.empty(len(numbers), dtype=bool)
+        for first in range(0, len(numbers), _RECORDS_AT_ONCE):
+            block = np.array(numbers[first : first + _RECORDS_AT_ONCE])
+            scale = gain[block[:, None], self.rows], baseline[block[:, None], self.rows]
+            signals = digital_to_millivolts(self.samples[block], *scale)
             rows, orders, decided = augmented_lead_permutations(signals, self.leads)
-            right.extend((~decided | (orders == np.arange(len(rows))).all(axis=-1)).tolist())
+            right[first : first + len(block)] = ~decided | (orders == np.arange(len(rows))).all(axis=-1)
         return right
 
 
-def _constant_rows(samples: NDArray[np.int16]) -> NDArray[np.bool_]:
-    # A glance at a few samples clears nearly every row; only the others are read as a whole.
-    constant = (samples[:, :: max(1, samples.shape[-1] // 8)] == samples[:, :1]).all(axis=-1)
-    for row in constant.nonzero()[0]:
-        constant[row] = (samples[row] == samples[row, 0]).all()
-    return constant
+def _are_constant(
+    glances: NDArray[np.int16],
+    numbers: list[int],
+    indices: list[int],
+    records: Sequence[Any],
+    rows: list[int],
+    crop: slice,
+    scaling: str,
+) -> NDArray[np.bool_]:
+    """Of each record, whether it is constant in all leads, or under `"zscore_lead"` in any: there the CPU speaks up.
+
+    A glance at a few samples clears nearly every lead; only the others are read as a whole.
+    """
+    suspicious = (glances == glances[..., :1]).all(axis=-1)  # (records, leads)
+    for position, lead in np.argwhere(suspicious):
+        samples = records[indices[numbers[position]]].samples[rows[lead], crop]
+        suspicious[position, lead] = (samples == samples[0]).all()
+    return suspicious.any(axis=-1) if scaling == "zscore_lead" else suspicious.all(axis=-1)
