@@ -1,4 +1,4 @@
-"""`hf-ecgtext train | evaluate | compare | classify | convert`."""
+"""`hf-ecgtext prepare | train | evaluate | compare | classify | convert`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,25 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from hf_ecgtext.commands import classify, compare, convert, evaluate, train
+from hf_ecgtext.commands import classify, compare, convert, evaluate, prepare, train
 from hf_ecgtext.errors import EcgTextError
 
-_COMMANDS = {"train": train, "evaluate": evaluate, "compare": compare, "classify": classify, "convert": convert}
+_COMMANDS = {
+    "prepare": prepare,
+    "train": train,
+    "evaluate": evaluate,
+    "compare": compare,
+    "classify": classify,
+    "convert": convert,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand; errors that a user can mend are printed without a traceback."""
+    """Run a subcommand; errors that a user can mend are printed without a traceback.
+
+    Returns:
+        `int`: Exit code: 0, 1 after an error, or what the subcommand returns (`hf-ecgtext prepare --help`).
+    """
     parser = argparse.ArgumentParser(prog="hf-ecgtext", description="ECG-text representation learning.")
     parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -25,13 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        _COMMANDS[arguments.command].run(arguments)
-    except (EcgTextError, OSError, ValueError) as error:
+        code: int | None = _COMMANDS[arguments.command].run(arguments)
+    except (EcgTextError, OSError, ValueError, ImportError) as error:  # ImportError names the extra to install
         if arguments.debug:
             raise
         print(f"hf-ecgtext {arguments.command}: {error}", file=sys.stderr)
         return 1
-    return 0
+    return code or 0
 
 
 if __name__ == "__main__":

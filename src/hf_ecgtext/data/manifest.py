@@ -23,12 +23,12 @@ class Shard:
     Args:
         file (`str`): Path below the prepared folder.
         records (`int`): How many it holds, in row groups of `ROWS_PER_GROUP`; the last may be smaller.
-        sha256 (`str`): Of the file.
+        xxh3_128 (`str`): Checksum of the file; SHA-256 would take as long as reading and writing it.
     """
 
     file: str
     records: int
-    sha256: str
+    xxh3_128: str
 
 
 @dataclass(frozen=True)

@@ -193,6 +193,12 @@ def _signal_files(header: WfdbHeader, record: str) -> list[_SignalFile]:
     """The record's files in header order, or an error where this library does not read how they are laid out."""
     folder = os.path.dirname(record)
     files: list[_SignalFile] = []
+    if len({_WHERE_AND_HOW_STORED(lead) for lead in header.leads}) == 1:  # as nearly always; groupby takes longer
+        first = header.leads[0]
+        _check_file_name(first.file_name, first, record)
+        _check_layout(first.format, first.samples_per_frame, first.skew, first, record)
+        path = os.path.join(folder, first.file_name)
+        return [_SignalFile(first.file_name, path, first.format, first.byte_offset, len(header.leads))]
     for (name, signal_format, frame, skew, offset), group in groupby(header.leads, key=_WHERE_AND_HOW_STORED):
         leads = list(group)
         _check_file_name(name, leads[0], record)
