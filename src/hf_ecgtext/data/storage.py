@@ -188,9 +188,10 @@ def rows_to_table(
         RecordError: If a row lacks a column.
     """
     schema = features if isinstance(features, pa.Schema) else features.arrow_schema
+    names = set(schema.names)
     for row in rows:
-        absent = [name for name in schema.names if name not in row]
-        if absent:
+        if not names <= row.keys():
+            absent = [name for name in schema.names if name not in row]
             raise RecordError(str(row.get("record_id")), f"No value for the columns {absent}.", "Use None for unknown.")
     columns = [
         (_samples_column([row["samples"] for row in rows]) if samples is None else samples)

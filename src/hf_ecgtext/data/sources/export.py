@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -86,16 +86,16 @@ def _write_split(stream: IterableDataset, folder: Path, split: str, records_per_
     return count
 
 
-def open_writer(path: str | Path, schema: pa.Schema, compression: str = "zstd") -> pq.ParquetWriter:
+def open_writer(file: str | Path | IO[bytes], schema: pa.Schema, compression: str = "zstd") -> pq.ParquetWriter:
     """A Parquet writer for the columns of `ECG_FEATURES`: nothing but `samples` is worth more than a dictionary.
 
     Args:
-        path (`str` or `Path`): File to write.
+        file (`str`, `Path` or binary file): Where to write; an open file is left open.
         schema (`pa.Schema`): `features.arrow_schema`, so that `load_dataset` restores the features.
         compression (`str`): `"none"`, `"lz4"` or `"zstd"`.
     """
     return pq.ParquetWriter(
-        path,
+        file,
         schema,
         compression=compression,
         use_dictionary=[_leaf_name(schema, name) for name in schema.names if name not in ("samples", "record_id")],
