@@ -83,7 +83,7 @@ def test_every_real_recording_equals_its_matlab_file_in_millivolts(real_data):
         gains = np.array([float(re.match(r"[\d.]+", line.split()[2])[0]) for line in lines])
         np.testing.assert_array_equal(row["samples"], counts)
         np.testing.assert_array_equal(row_to_millivolts(row), (counts / gains[:, None]).astype(np.float32))
-        assert row["lead_names"] == [line.split()[-1] for line in lines]
+        assert list(row["lead_names"]) == [line.split()[-1] for line in lines]
 
 
 @pytest.mark.filterwarnings("ignore:The inplace keyword")  # wfdb 4.3 on pandas 3
