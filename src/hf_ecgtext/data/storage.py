@@ -216,7 +216,7 @@ def _samples_column(signals: Sequence[NDArray[Any]]) -> pa.BinaryArray:
 
 
 def decode_table(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows of an Arrow table, with `samples`, `gain_per_mv` and `baseline` as arrays.
+    """The rows of an Arrow table: `samples`, `gain_per_mv` and `baseline` as arrays, `lead_names` as a tuple.
 
     Args:
         table (`pa.Table`): Of a dataset with the columns of `ECG_FEATURES`, for example
