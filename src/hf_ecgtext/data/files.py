@@ -14,13 +14,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from hf_ecgtext.data.wfdb_header import READ_ONLY
 from hf_ecgtext.errors import RecordError
 
 if TYPE_CHECKING:
     from hf_ecgtext.data.remote import RemoteSettings
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-_READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a named pipe makes nobody wait
 _MAX_ROOT_DEPTH = 5  # `wget -r` nests physionet.org/files/ptb-xl/1.0.3/
 
 
@@ -113,7 +113,7 @@ class LocalTree(FileTree):
         """See [`FileTree`]."""
         # os.open and os.read take half the time of Path.read_bytes, and recordings are two small files each.
         file = f"{self._top}{checked_path(path)}"
-        descriptor = os.open(file, _READ_ONLY)
+        descriptor = os.open(file, READ_ONLY)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):

@@ -20,7 +20,7 @@ from datasets import Features, List, Value
 from numpy.typing import NDArray
 from torch.utils.data import Dataset as TorchDataset
 
-from hf_ecgtext.data.records import INVALID_SAMPLE, DigitalEcg, EcgRecord, digital_to_millivolts
+from hf_ecgtext.data.records import INVALID_SAMPLE, DigitalEcg, EcgRecord
 from hf_ecgtext.data.stored import StoredEcg
 from hf_ecgtext.errors import RecordError
 
@@ -310,12 +310,7 @@ def row_to_stored(row: Mapping[str, Any]) -> StoredEcg:
 
 def row_to_millivolts(row: Mapping[str, Any]) -> NDArray[np.float32]:
     """float32 millivolts of shape `(num_leads, num_samples)`, NaN at missing samples."""
-    samples = _samples_of(row)
-    if samples.dtype == np.float32:
-        return np.array(samples)
-    return digital_to_millivolts(
-        samples, np.asarray(row["gain_per_mv"], dtype=np.float64), np.asarray(row["baseline"], dtype=np.int32)
-    )
+    return row_to_stored(row).signal
 
 
 def _samples_of(row: Mapping[str, Any]) -> NDArray[Any]:

@@ -19,6 +19,7 @@ from hf_ecgtext.data.sources.ptb_xl_tables import (
     FILENAME_COLUMN,
     PTB_XL_FEATURES,
     check_codes,
+    check_rate_and_report,
     columns_of_entry,
     read_database,
     read_statements,
@@ -28,7 +29,6 @@ from hf_ecgtext.errors import RecordError
 
 logger = logging.getLogger(__name__)
 
-_REPORTS = ("12sl", "original")
 _ROWS_PER_TABLE = 64
 
 
@@ -184,10 +184,7 @@ class PtbXl:
 
 def check_settings(sampling_rate_hz: int, report: str, missing: str) -> None:
     """Raise a `ValueError` at a setting that [`PtbXl`] does not know."""
-    if sampling_rate_hz not in FILENAME_COLUMN:
-        raise ValueError(f"PTB-XL comes at {sorted(FILENAME_COLUMN)} Hz, not at {sampling_rate_hz} Hz; resample later.")
-    if report not in _REPORTS:
-        raise ValueError(f"Unknown report '{report}'; choose one of {list(_REPORTS)}.")
+    check_rate_and_report(sampling_rate_hz, report)
     if missing not in ("raise", "skip"):
         raise ValueError(f"missing must be 'raise' or 'skip', not '{missing}'.")
 

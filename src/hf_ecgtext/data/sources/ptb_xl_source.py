@@ -29,6 +29,7 @@ from hf_ecgtext.data.sources.ptb_xl_tables import (
     PTB_XL_FEATURES,
     STATEMENTS_FILE,
     check_codes,
+    check_rate_and_report,
     columns_of_entry,
     read_database,
     read_statements,
@@ -106,12 +107,7 @@ Train, validation and test are folds 1-8, 9 and 10 (`strat_fold`); no patient is
         only_present: bool = False,
         check_version: bool = True,
     ):
-        if sampling_rate_hz not in FILENAME_COLUMN:
-            raise ValueError(
-                f"PTB-XL comes at {sorted(FILENAME_COLUMN)} Hz, not at {sampling_rate_hz} Hz; resample later."
-            )
-        if report not in ("12sl", "original"):
-            raise ValueError(f"Unknown report '{report}'; choose '12sl' or 'original'.")
+        check_rate_and_report(sampling_rate_hz, report)
         self._given_location = files.location
         super().__init__(
             find_root(files, (DATABASE_FILE, STATEMENTS_FILE)),
