@@ -22,10 +22,11 @@ ALLOWED = {
     "methods": {"encoders", "objectives", "processing"},
     "training": {"encoders", "methods", "data", "processing"},
     "evaluation": {"methods", "data", "processing"},
+    "finetuning": {"encoders", "methods", "data", "processing", "training", "evaluation"},
     "generation": {"encoders", "processing", "data"},
     "pipelines": {"methods", "data", "processing"},
     "reporting": {"evaluation"},
-    "commands": {"data", "evaluation", "methods", "pipelines", "processing", "reporting", "training"},
+    "commands": {"data", "evaluation", "finetuning", "methods", "pipelines", "processing", "reporting", "training"},
     "cli": {"commands"},
     "__init__": {"encoders", "methods", "pipelines", "processing", "data"},
 }

@@ -12,13 +12,8 @@ from torch import nn
 from hf_ecgtext.data.sources.synthetic import open_data
 from hf_ecgtext.data.storage import EcgDataset
 from hf_ecgtext.evaluation.metrics import auroc
-from hf_ecgtext.evaluation.zero_shot import (
-    class_embeddings,
-    embed_ecgs,
-    evaluate_zero_shot,
-    random_encoders,
-    recalibrate_batch_norm,
-)
+from hf_ecgtext.evaluation.random_encoders import random_encoders, recalibrate_batch_norm
+from hf_ecgtext.evaluation.zero_shot import class_embeddings, embed_ecgs, evaluate_zero_shot
 from hf_ecgtext.methods import get_recipe
 from hf_ecgtext.reporting.tables import zero_shot_table
 

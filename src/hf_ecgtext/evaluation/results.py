@@ -19,11 +19,21 @@ from typing import Any, Literal, get_args
 from hf_ecgtext.errors import EcgTextError
 from hf_ecgtext.evaluation.bootstrap import BootstrapDistribution
 
-Encoder = Literal["trained", "random"]
+Encoder = Literal["trained", "random", "interval_features", "supervised"]
+
+SCHEMA_VERSION = 2
+"""Version of the result lines. Version 1, before it was written down, knew zero-shot evaluation only."""
 
 NOT_CONTAMINATED = "none"
 NOT_CHECKED = "not checked"
 
+_NEW_IN_VERSION_2 = {
+    *("compared_with", "contamination", "evaluation", "settings", "details", "spread", "p_value", "schema_version")
+}
+_OBJECTS = {
+    *("num_positives", "per_class", "per_class_intervals", "num_undefined", "data", "library_versions"),
+    *("settings", "details"),
+}
 _DATA_KEYS = {"name", "revision", "split"}
 _VERSIONED_PACKAGES = ("hf-ecgtext", "torch", "transformers", "numpy")
 
@@ -51,7 +61,14 @@ class EvaluationResult:
             tables put the two side by side.
         data (`dict[str, str]`): `name`, `revision` (version or fingerprint) and `split`.
         prompts (`str`, *optional*): Name of the prompt set.
-        encoder (`str`): `"trained"`, or `"random"` for the baseline with random weights.
+        encoder (`str`): `"trained"`, or a baseline: `"random"` weights, `"interval_features"` (heart rate, axes and
+            durations), `"supervised"` (trained from scratch on the task).
+        evaluation (`str`): What was done, the name of a module: `"zero_shot"`, `"linear_probe"`, `"retrieval"`, ...
+        settings (`dict[str, Any]`): What was asked beyond that, such as `{"fraction": 0.01}`; JSON values. Results
+            with other settings are other cells of a table.
+        details (`dict[str, Any]`): What came up on the way, such as absent labels or the epoch chosen; JSON values.
+        spread (`float`, *optional*): Standard deviation of `value` over repeated draws or seeds.
+        p_value (`float`, *optional*): Of a paired difference: two-sided permutation test.
         min_positives (`int`): `value` averages over classes with at least this many positive records.
         confidence (`float`): Coverage of the intervals.
         num_resamples (`int`): Bootstrap resamples behind the intervals, all score arrays together.
@@ -87,6 +104,12 @@ class EvaluationResult:
     num_undefined: dict[str, int] = field(default_factory=dict)
     compared_with: str | None = None
     contamination: str = NOT_CHECKED
+    evaluation: str = "zero_shot"
+    settings: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    spread: float | None = None
+    p_value: float | None = None
+    schema_version: int = SCHEMA_VERSION
     library_versions: dict[str, str] = field(default_factory=lambda: library_versions())
     command: str = field(default_factory=lambda: shlex.join(sys.argv))
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -101,6 +124,7 @@ class EvaluationResult:
             if set(getattr(self, name)) != set(self.per_class):
                 raise ResultError(f"{where}: the classes of {name} are not those of per_class.")
         numbers: list[float | None] = [self.value, *(self.confidence_interval or ()), *self.per_class.values()]
+        numbers += [self.spread, self.p_value]
         for interval in self.per_class_intervals.values():
             numbers.extend(interval or ())
         for number in numbers:
@@ -161,13 +185,21 @@ class EvaluationResult:
         if not isinstance(content, dict):
             raise ResultError("not a JSON object.")
         known = {entry.name for entry in fields(cls)}
+        schema_version = content.get("schema_version", 1)
+        if schema_version not in range(1, SCHEMA_VERSION + 1):
+            raise ResultError(
+                f"is of schema version {schema_version!r}; this library reads versions 1 to {SCHEMA_VERSION}. Update "
+                "hf-ecgtext."
+            )
         # Fields with a default describe when and how; a line without them must not get today's date and versions.
-        # Lines from before there were comparisons do not say that they are none; nor old ones that nobody looked.
-        if missing := known - set(content) - {"compared_with", "contamination"}:
+        # Those that version 1 did not have are what their defaults say: zero-shot, alone, and nobody looked.
+        optional = _NEW_IN_VERSION_2 if schema_version == 1 else set()
+        if missing := known - set(content) - optional:
             raise ResultError(f"lacks the fields {sorted(missing)}.")
         if unknown := set(content) - known:
             raise ResultError(f"has the unknown fields {sorted(unknown)}.")
-        for name in ("num_positives", "per_class", "per_class_intervals", "num_undefined", "data", "library_versions"):
+        content["schema_version"] = SCHEMA_VERSION
+        for name in _OBJECTS & set(content):
             if not isinstance(content[name], Mapping):
                 raise ResultError(f"the field '{name}' is not a JSON object.")
         content["confidence_interval"] = _pair(content["confidence_interval"], "confidence_interval")

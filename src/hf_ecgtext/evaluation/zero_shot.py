@@ -6,22 +6,20 @@ from a bootstrap over patients, always beside encoders with random weights; noth
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from hf_ecgtext.data.ledger import TrainingLedger
 from hf_ecgtext.data.tasks import EcgData, EcgRows
 from hf_ecgtext.evaluation.contamination import check_contamination
 from hf_ecgtext.evaluation.prompt_sets import load_prompt_set
+from hf_ecgtext.evaluation.random_encoders import random_encoders, signal_batches
 from hf_ecgtext.evaluation.results import NOT_CHECKED, EvaluationResult
 from hf_ecgtext.evaluation.scores import ZeroShotScores
 from hf_ecgtext.methods.base import EcgTextModel
@@ -69,60 +67,13 @@ def embed_ecgs(
         `list` of `np.ndarray` of shape `(num_records, projection_dim)`, one per model.
     """
     parts: list[list[NDArray[np.float32]]] = [[] for _ in models]
-    for batch in _signal_batches(processor, dataset, batch_size, num_workers, "Embedding ECGs", show_progress):
+    for batch in signal_batches(processor, dataset, batch_size, num_workers, "Embedding ECGs", show_progress):
         for model, embeds in zip(models, parts, strict=True):
             features = model.get_ecg_features(
                 batch["ecg_values"].to(model.device), lead_mask=batch["lead_mask"].to(model.device)
             )
             embeds.append(features.float().cpu().numpy())
     return [np.concatenate(embeds) for embeds in parts]
-
-
-def random_encoders(
-    model: EcgTextModel, processor: Any, calibration: EcgRows, seeds: Iterable[int], num_calibration: int = 256
-) -> list[EcgTextModel]:
-    """Untrained twins of a model: its text tower, everything else random.
-
-    BatchNorm statistics are set on signals of the training split, without labels, since initial statistics would
-    cripple a random encoder (PAPERS.md, "Evaluation protocols", defect 15).
-
-    Args:
-        model ([`EcgTextModel`]): Its architecture and text tower are used.
-        processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Prepares the signals.
-        calibration ([`EcgRows`]): Training records.
-        seeds (`Iterable[int]`): One encoder per seed.
-        num_calibration (`int`): Training records to use.
-    """
-    twins = []
-    for seed in seeds:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            twin = type(model).from_text_model(copy.deepcopy(model.config), model.text_tower.model)
-        twins.append(twin.to(model.device).eval())
-    subset: Any = torch.utils.data.Subset(cast(Any, calibration), range(min(num_calibration, len(calibration))))
-    batches = list(_signal_batches(processor, subset, 64, 0, "Calibrating", show_progress=False))
-    for twin in twins:
-        recalibrate_batch_norm(twin, batches)
-    return twins
-
-
-@torch.no_grad()
-def recalibrate_batch_norm(model: EcgTextModel, batches: Iterable[Mapping[str, Tensor]]) -> None:
-    """Set the running statistics of every BatchNorm to the mean over some batches of signals, in place."""
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative mean
-        norm.train()
-    if norms:
-        for batch in batches:
-            if len(batch["ecg_values"]) == 1:
-                continue  # one record has no variance
-            model.get_ecg_features(batch["ecg_values"].to(model.device), lead_mask=batch["lead_mask"].to(model.device))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
 
 
 def zero_shot_scores(
@@ -235,16 +186,6 @@ def evaluate_zero_shot(
         for scores in zero_shot_scores(model, processor, data, contamination=contamination, **options)
         for result in scores.results(checkpoint=checkpoint, seed=seed, num_resamples=num_resamples)
     ]
-
-
-def _signal_batches(
-    processor: Any, dataset: Any, batch_size: int, num_workers: int, title: str, show_progress: bool
-) -> Iterator[Mapping[str, Tensor]]:
-    def collate(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Tensor]:
-        return dict(processor.feature_extractor([row["ecg"] for row in rows], return_tensors="pt"))
-
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
-    return iter(tqdm(loader, desc=title, unit="batch", disable=not show_progress))
 
 
 def _patients(dataset: EcgRows) -> NDArray[np.object_] | None:

@@ -1,0 +1,238 @@
+"""The one frame of all evaluations: which records a task asks about, what an encoder answered, what may be used.
+
+An evaluation is a function `(EncoderRuns, EvaluatedTask, EvaluationContext) -> CellOutcome`. Records stand in the order
+of their ids and classes in the order of their labels, so that no order in a file can change a number.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_ecgtext.data.tasks import EcgData, LabelTask
+from hf_ecgtext.evaluation.features import FeatureCache, canonical_order
+from hf_ecgtext.evaluation.frozen_encoders import EncoderRuns
+from hf_ecgtext.evaluation.protocols import EvaluationProtocol
+from hf_ecgtext.evaluation.results import NOT_CHECKED, Encoder, EvaluationResult, written_whole
+
+
+@dataclass(frozen=True, eq=False)
+class TaskRecords:
+    """The records of one split that take part in a task: those with at least one of its labels.
+
+    Args:
+        rows (`np.ndarray` of shape `(num_records,)`): int64 places in the split's [`SplitFeatures`], ascending.
+        record_ids (`tuple[str, ...]`): Ascending.
+        targets (`np.ndarray` of shape `(num_records, num_classes)`): int8; columns in the order of the sorted labels.
+        patients (`np.ndarray` of shape `(num_records,)`, *optional*): Patient ids; `None` where the data has none.
+    """
+
+    rows: NDArray[np.int64]
+    record_ids: tuple[str, ...]
+    targets: NDArray[np.int8]
+    patients: NDArray[np.object_] | None
+
+    def __len__(self) -> int:
+        return len(self.record_ids)
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluatedTask:
+    """A task on the data that can answer it.
+
+    Args:
+        data ([`~hf_ecgtext.data.tasks.EcgData`]): Splits.
+        task ([`~hf_ecgtext.data.tasks.LabelTask`]): One of the data's tasks.
+    """
+
+    data: EcgData
+    task: LabelTask
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+        return self.task.name
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Labels of the classes, sorted: the columns of all targets and scores."""
+        return tuple(sorted(self.task.class_names))
+
+    @cached_property
+    def _splits(self) -> dict[str, TaskRecords]:
+        return {}
+
+    def records(self, split: str) -> TaskRecords:
+        """The records of a split that take part.
+
+        Raises:
+            ValueError: If the data has no such split, none of its records has a label of the task, a record has a
+                label that the task does not name, or some records have a patient and others have none.
+        """
+        if split not in self._splits:
+            self._splits[split] = task_records(self.data, self.task, split)
+        return self._splits[split]
+
+    def description(self, split: str) -> dict[str, str]:
+        """`name`, `revision` and `split` for result lines."""
+        return {"name": self.data.name, "revision": self.data.revision, "split": split}
+
+
+def task_records(data: EcgData, task: LabelTask, split: str) -> TaskRecords:
+    """See [`EvaluatedTask.records`]."""
+    order, ids = canonical_order(data, split)
+    dataset = data.split(split)
+    columns = sorted(range(len(task.class_names)), key=list(task.class_names).__getitem__)
+    targets = task.targets(dataset)[order][:, columns]
+    takes_part = np.flatnonzero(targets.any(axis=1))
+    if not takes_part.size:
+        raise ValueError(f"No record of {data.name}'s {split} split has a label of task '{task.name}'.")
+    column = dataset.column("patient_id")
+    patients = np.array([column[row] for row in order.tolist()], dtype=object)[takes_part]
+    known = np.array([patient is not None for patient in patients])
+    if known.any() and not known.all():
+        missing = ids[int(takes_part[np.flatnonzero(~known)[0]])]
+        raise ValueError(
+            f"Record '{missing}' of {data.name}'s {split} split has no patient id, but others have. Give each record "
+            "one, so that resamples and draws keep patients together."
+        )
+    return TaskRecords(
+        rows=takes_part,
+        record_ids=tuple(ids[row] for row in takes_part.tolist()),
+        targets=targets[takes_part],
+        patients=patients if known.any() else None,
+    )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TaskScores:
+    """What one row of encoders answered on one task: all that metrics, comparisons and pages need.
+
+    Args:
+        evaluation (`str`): Such as `"linear_probe"`.
+        task, protocol (`str`): Names.
+        checkpoint (`str`): Name of the encoder.
+        encoder (`str`): Its kind, as in [`EvaluationResult`].
+        class_names (`tuple[str, ...]`): Columns, sorted.
+        record_ids (`tuple[str, ...]`): Rows, ascending.
+        targets (`np.ndarray` of shape `(num_records, num_classes)`): 0 or 1.
+        patients (`np.ndarray` of shape `(num_records,)`, *optional*): Whose record each row is.
+        scores (`np.ndarray` of shape `(num_runs, num_records, num_classes)`): float32; runs are repeated draws or
+            seeds, of which results are means.
+        data (`dict[str, str]`): `name`, `revision` and `split`.
+        validation_targets, validation_scores (`np.ndarray`, *optional*): The same of the validation split, of shapes
+            `(num_validation, num_classes)` and `(num_runs, num_validation, num_classes)`: thresholds and temperatures
+            come from there.
+        score_kind (`str`): `"logit"` (of a probability), or `"similarity"` (a cosine; ranks only).
+        prompts (`str`, *optional*): Name of the prompt set.
+        settings, details, seed, contamination: As in [`EvaluationResult`].
+    """
+
+    evaluation: str
+    task: str
+    protocol: str
+    checkpoint: str
+    encoder: Encoder
+    class_names: tuple[str, ...]
+    record_ids: tuple[str, ...]
+    targets: NDArray[np.int8]
+    patients: NDArray[np.object_] | None
+    scores: NDArray[np.float32]
+    data: dict[str, str]
+    validation_targets: NDArray[np.int8] | None = None
+    validation_scores: NDArray[np.float32] | None = None
+    score_kind: str = "logit"
+    prompts: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    seed: int | tuple[int, ...] = 0
+    contamination: str = NOT_CHECKED
+
+    def __post_init__(self) -> None:
+        expected = (len(self.record_ids), len(self.class_names))
+        if self.targets.shape != expected or self.scores.shape[1:] != expected or self.scores.ndim != 3:
+            raise ValueError(
+                f"Scores of '{self.task}': {expected[0]} records and {expected[1]} classes, but targets of shape "
+                f"{self.targets.shape} and scores of shape {self.scores.shape}."
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the scores to an `.npz` file, whole or not at all."""
+        arrays = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
+        texts = {name: getattr(self, name) for name in _TEXTS}
+        texts["patients"] = None if self.patients is None else list(self.patients)
+        with written_whole(path) as unfinished, open(unfinished, "wb") as file:
+            np.savez_compressed(file, texts=np.array(json.dumps(texts)), **arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> TaskScores:
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as file:
+            texts = json.loads(str(file["texts"]))
+            arrays = {name: file[name] for name in _ARRAYS if name in file}
+        for name in ("class_names", "record_ids"):
+            texts[name] = tuple(texts[name])
+        if isinstance(texts["seed"], list):
+            texts["seed"] = tuple(texts["seed"])
+        if texts["patients"] is not None:
+            texts["patients"] = np.array(texts["patients"], dtype=object)
+        return cls(**texts, **arrays)
+
+
+_ARRAYS = ("targets", "scores", "validation_targets", "validation_scores")
+_TEXTS = (
+    *("evaluation", "task", "protocol", "checkpoint", "encoder", "class_names", "record_ids", "data", "score_kind"),
+    *("prompts", "settings", "details", "seed", "contamination"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class CellOutcome:
+    """What one evaluation of one encoder on one task under one protocol gave.
+
+    Args:
+        scores (`tuple[TaskScores, ...]`): Answers, from which the frame makes result lines.
+        results (`tuple[EvaluationResult, ...]`): Lines that no scores stand behind, such as those of retrieval.
+    """
+
+    scores: tuple[TaskScores, ...] = ()
+    results: tuple[EvaluationResult, ...] = ()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EvaluationContext:
+    """What an evaluation may use.
+
+    Args:
+        cache ([`~hf_ecgtext.evaluation.features.FeatureCache`]): Features by encoder, data and split.
+        protocol ([`~hf_ecgtext.evaluation.protocols.EvaluationProtocol`]): Switches.
+        seed (`int`): Of draws and resamples.
+        num_resamples (`int`): Bootstrap resamples.
+        prompt_sets (`Sequence[str]`): Names or JSON files, for zero-shot questions.
+        fractions (`Sequence[float]`): Of the training split, for probes.
+        contamination (`str`): What the encoder has seen of the task's test records, for result lines.
+        other_tasks (`Mapping[str, EvaluatedTask]`): Tasks on the user's other data, by name, for distribution shift.
+    """
+
+    cache: FeatureCache
+    protocol: EvaluationProtocol
+    seed: int = 0
+    num_resamples: int = 1000
+    prompt_sets: Sequence[str] = ("plain",)
+    fractions: Sequence[float] = (0.01, 0.1, 1.0)
+    contamination: str = NOT_CHECKED
+    other_tasks: Mapping[str, EvaluatedTask] = field(default_factory=dict)
+
+    def probe_features(
+        self, runs: EncoderRuns, task: EvaluatedTask, split: str, name: str = "probe"
+    ) -> list[NDArray[np.float32]]:
+        """One array of shape `(num_task_records, dim)` per member, of the records of `task.records(split)`."""
+        rows = task.records(split).rows
+        return [np.asarray(self.cache.features(member, task.data, split).arrays[name][rows]) for member in runs.members]

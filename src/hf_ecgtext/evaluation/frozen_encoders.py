@@ -1,0 +1,253 @@
+"""Encoders as evaluation sees them: records in, feature arrays out, and an identity that says when those may differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from hf_ecgtext.data.ledger import TrainingLedger
+from hf_ecgtext.data.records import EcgRecord
+from hf_ecgtext.data.stored import AnyEcg
+from hf_ecgtext.data.tasks import EcgData
+from hf_ecgtext.evaluation.random_encoders import random_encoders, recalibrate_batch_norm
+from hf_ecgtext.evaluation.results import Encoder
+from hf_ecgtext.methods.base import EcgTextModel
+
+Features = dict[str, NDArray[np.float32]]
+"""Arrays of shape `(num_records, dim)`: `"probe"`, and of encoders with a text tower `"ecg_embeds"`, L2-normalised."""
+
+_NUM_CALIBRATION = 256
+_PUBLISHED_CUT_S = 5.0  # MERL, DERI and C-MELT, for CPSC2018
+
+
+class FrozenEncoder(ABC):
+    """Anything that turns recordings into features that do not change while they are evaluated."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """JSON values that differ whenever the features may: weights, processor, precision, windows."""
+
+    @abstractmethod
+    def encode(self, ecgs: Sequence[AnyEcg]) -> Features:
+        """Features of some recordings, one row each."""
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """L2-normalised embeddings of shape `(num_texts, projection_dim)` in the space of `"ecg_embeds"`.
+
+        Raises:
+            TypeError: If the encoder has no text tower.
+        """
+        raise TypeError(f"{type(self).__name__} has no text tower; it cannot answer zero-shot.")
+
+    @property
+    def has_text(self) -> bool:
+        """Whether zero-shot questions and retrieval make sense."""
+        return False
+
+
+class ModelEncoder(FrozenEncoder):
+    """A model in `eval()` mode.
+
+    Args:
+        model ([`EcgTextModel`]): Trained or random.
+        processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Its processor.
+        dtype (`str`): `"float32"`, or `"bfloat16"` by autocast. Features are stored as float32 in both cases.
+        long_records (`str`): As in [`~hf_ecgtext.evaluation.protocols.EvaluationProtocol`].
+        text_batch_size (`int`): Texts per forward pass.
+    """
+
+    def __init__(
+        self,
+        model: EcgTextModel,
+        processor: Any,
+        *,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        long_records: str = "whole",
+        text_batch_size: int = 256,
+    ):
+        self.model = model.eval()
+        self.processor = processor
+        self.dtype = dtype
+        self.long_records = long_records
+        self.text_batch_size = text_batch_size
+        self._identity: dict[str, Any] | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """SHA-256 of the weights, config and processor, and how records are cut."""
+        if self._identity is None:
+            self._identity = {
+                "weights": hash_weights(self.model),
+                "config": _digest(self.model.config.to_json_string(use_diff=False)),
+                "processor": _digest(
+                    json.dumps(self.processor.feature_extractor.to_dict(), sort_keys=True, default=str)
+                ),
+                "dtype": self.dtype,
+                "long_records": self.long_records,
+            }
+        return self._identity
+
+    @torch.no_grad()
+    def encode(self, ecgs: Sequence[AnyEcg]) -> Features:
+        """Probe features and embeddings; those of a longer recording are the means over its windows."""
+        windows, owners = [], []
+        for place, ecg in enumerate(ecgs):
+            parts = cut_windows(ecg, self.processor.feature_extractor.duration_s, self.long_records)
+            windows += parts
+            owners += [place] * len(parts)
+        inputs = self.processor.feature_extractor(windows, return_tensors="pt")
+        values, lead_mask = (inputs[name].to(self.model.device) for name in ("ecg_values", "lead_mask"))
+        with self._autocast():
+            probe = self.model.get_probe_features(values, lead_mask=lead_mask).float()
+            embeds = self.model.get_ecg_features(values, lead_mask=lead_mask).float()
+        index = torch.tensor(owners, device=probe.device)
+        return {
+            "probe": _mean_by_owner(probe, index, len(ecgs)).cpu().numpy(),
+            "ecg_embeds": F.normalize(_mean_by_owner(embeds, index, len(ecgs)), dim=-1).cpu().numpy(),
+        }
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """See the base class."""
+        parts = []
+        for start in range(0, len(texts), self.text_batch_size):
+            tokens = self.processor(text=list(texts[start : start + self.text_batch_size]), return_tensors="pt")
+            with self._autocast():
+                parts.append(self.model.get_text_features(**tokens.to(self.model.device)).float().cpu().numpy())
+        return np.concatenate(parts)
+
+    @property
+    def has_text(self) -> bool:
+        """Every ECG-text model answers zero-shot."""
+        return True
+
+    def _autocast(self) -> Any:
+        if self.dtype == "float32":
+            return nullcontext()
+        return torch.autocast(self.model.device.type, dtype=getattr(torch, self.dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderRuns:
+    """One row of a results table: an encoder, or several of a kind whose results are pooled.
+
+    Args:
+        name (`str`): Checkpoint or baseline, for the result lines. Of random encoders, the checkpoint whose
+            architecture they share.
+        kind (`str`): `"trained"`, `"random"`, `"interval_features"` or `"supervised"`.
+        members (`tuple[FrozenEncoder, ...]`): One, or one per seed.
+        seed (`int` or `tuple[int, ...]`): Of the training, or of the random encoders.
+        ledger ([`~hf_ecgtext.data.ledger.TrainingLedger`], *optional*): What a trained encoder has seen.
+    """
+
+    name: str
+    kind: Encoder
+    members: tuple[FrozenEncoder, ...]
+    seed: int | tuple[int, ...] = 0
+    ledger: TrainingLedger | None = None
+
+    @property
+    def has_text(self) -> bool:
+        """Whether zero-shot questions and retrieval make sense."""
+        return all(member.has_text for member in self.members)
+
+
+def random_runs(trained: ModelEncoder, data: EcgData, name: str, seeds: Sequence[int]) -> EncoderRuns:
+    """Untrained twins of a model, with BatchNorm statistics of the data's training signals (defect 15).
+
+    Args:
+        trained ([`ModelEncoder`]): Its architecture, text tower and processor are used.
+        data ([`~hf_ecgtext.data.tasks.EcgData`]): Whose training split calibrates.
+        name (`str`): Checkpoint of `trained`.
+        seeds (`Sequence[int]`): One encoder each.
+
+    Raises:
+        ValueError: If the data has no training split.
+    """
+    twins = random_encoders(
+        trained.model, trained.processor, data.split("train"), seeds, num_calibration=_NUM_CALIBRATION
+    )
+    members = tuple(
+        ModelEncoder(twin, trained.processor, dtype=trained.dtype, long_records=trained.long_records) for twin in twins
+    )
+    return EncoderRuns(name=name, kind="random", members=members, seed=tuple(seeds))
+
+
+def adapt_batch_norm(encoder: ModelEncoder, data: EcgData, batch_size: int = 64) -> None:
+    """Set BatchNorm statistics to those of all training signals of some data, in place (defect 3).
+
+    Where a published probe runs the encoder in `train()` mode, its statistics drift from those of the pre-training to
+    those of the target; this is where they arrive.
+    """
+    rows = data.split("train")
+
+    def batches() -> Iterator[dict[str, torch.Tensor]]:
+        for start in range(0, len(rows), batch_size):
+            items = rows.__getitems__(range(start, min(start + batch_size, len(rows))))
+            yield dict(encoder.processor.feature_extractor([item["ecg"] for item in items], return_tensors="pt"))
+
+    recalibrate_batch_norm(encoder.model, batches())
+    encoder._identity = None
+
+
+def cut_windows(ecg: AnyEcg, duration_s: float, long_records: str) -> list[AnyEcg]:
+    """The parts of a recording that are encoded one by one.
+
+    Args:
+        ecg ([`AnyEcg`]): A recording of any length.
+        duration_s (`float`): What the encoder reads at once.
+        long_records (`str`): `"whole"`: as few windows as cover the recording, evenly spaced; one if it is not longer.
+            `"first_5_s"`: the first 5 s only.
+    """
+    if long_records == "first_5_s":
+        return [cut(ecg, 0, min(ecg.num_samples, round(_PUBLISHED_CUT_S * ecg.sampling_rate_hz)))]
+    length = round(duration_s * ecg.sampling_rate_hz)
+    if ecg.num_samples <= length:
+        return [ecg]
+    number = math.ceil(ecg.num_samples / length)
+    starts = np.linspace(0, ecg.num_samples - length, number).round().astype(int).tolist()
+    return [cut(ecg, start, start + length) for start in starts]
+
+
+def cut(ecg: AnyEcg, start: int, stop: int) -> AnyEcg:
+    """The samples from `start` to before `stop` of a recording; everything else is kept."""
+    if isinstance(ecg, EcgRecord):
+        return EcgRecord(**{**vars(ecg), "signal": ecg.signal[:, start:stop]})
+    return type(ecg)(**{**vars(ecg), "samples": ecg.samples[:, start:stop]})
+
+
+def hash_weights(model: torch.nn.Module) -> str:
+    """SHA-256 of all parameters and buffers with their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        array = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
+        digest.update(array.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _mean_by_owner(rows: torch.Tensor, owners: torch.Tensor, num_owners: int) -> torch.Tensor:
+    if len(rows) == num_owners:
+        return rows
+    counts = torch.bincount(owners, minlength=num_owners).unsqueeze(-1)
+    return torch.zeros(num_owners, rows.shape[1], device=rows.device).index_add_(0, owners, rows) / counts
+
+
+def members_of(runs: Iterable[EncoderRuns]) -> Iterator[FrozenEncoder]:
+    """All encoders of all rows."""
+    for run in runs:
+        yield from run.members
