@@ -13,7 +13,6 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from tqdm.auto import tqdm
 
 from hf_ecgtext.data.tasks import EcgData, EcgRows
 from hf_ecgtext.errors import RecordError
-from hf_ecgtext.evaluation.frozen_encoders import FrozenEncoder
+from hf_ecgtext.evaluation.frozen_encoders import FrozenEncoder, canonical_order
 from hf_ecgtext.evaluation.results import written_whole
 
 _VERSION = 1
@@ -150,23 +149,6 @@ class FeatureCache:
         (unfinished / "description.json").write_text(json.dumps({**description, "record_ids": record_ids}, indent=1))
         progress.unlink(missing_ok=True)
         os.replace(unfinished, folder)
-
-
-def canonical_order(data: EcgData, split: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """The rows of a split by ascending record id, and those ids: an order that files cannot change.
-
-    Raises:
-        ValueError: If the data has no such split, it is empty, or a record id occurs twice.
-    """
-    ids = [str(record_id) for record_id in data.split(split).column("record_id")]
-    if not ids:
-        raise ValueError(f"The {split} split of {data.name} is empty.")
-    order = np.asarray(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
-    sorted_ids = tuple(ids[row] for row in order)
-    repeated = [first for first, second in pairwise(sorted_ids) if first == second]
-    if repeated:
-        raise ValueError(f"The {split} split of {data.name} has record {repeated[0]} more than once.")
-    return order, sorted_ids
 
 
 def _ecgs(items: Sequence[dict[str, Any]]) -> list[Any]:

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_ecgtext.data.tasks import EcgData, LabelTask
-from hf_ecgtext.evaluation.features import FeatureCache, canonical_order
-from hf_ecgtext.evaluation.frozen_encoders import EncoderRuns
+from hf_ecgtext.evaluation.features import FeatureCache
+from hf_ecgtext.evaluation.frozen_encoders import EncoderRuns, canonical_order
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
 from hf_ecgtext.evaluation.results import NOT_CHECKED, Encoder, EvaluationResult, written_whole
 
@@ -94,21 +94,33 @@ def task_records(data: EcgData, task: LabelTask, split: str) -> TaskRecords:
     takes_part = np.flatnonzero(targets.any(axis=1))
     if not takes_part.size:
         raise ValueError(f"No record of {data.name}'s {split} split has a label of task '{task.name}'.")
-    column = dataset.column("patient_id")
-    patients = np.array([column[row] for row in order.tolist()], dtype=object)[takes_part]
+    record_ids = tuple(ids[row] for row in takes_part.tolist())
+    return TaskRecords(
+        rows=takes_part,
+        record_ids=record_ids,
+        targets=targets[takes_part],
+        patients=known_patients(data, split, order[takes_part], record_ids),
+    )
+
+
+def known_patients(
+    data: EcgData, split: str, rows: NDArray[np.int64], record_ids: Sequence[str]
+) -> NDArray[np.object_] | None:
+    """The patient of each of some rows of a split, or `None` where the data has no patient ids.
+
+    Raises:
+        ValueError: If some records have a patient and others have none.
+    """
+    column = data.split(split).column("patient_id")
+    patients = np.array([column[row] for row in rows.tolist()], dtype=object)
     known = np.array([patient is not None for patient in patients])
     if known.any() and not known.all():
-        missing = ids[int(takes_part[np.flatnonzero(~known)[0]])]
+        missing = record_ids[int(np.flatnonzero(~known)[0])]
         raise ValueError(
             f"Record '{missing}' of {data.name}'s {split} split has no patient id, but others have. Give each record "
             "one, so that resamples and draws keep patients together."
         )
-    return TaskRecords(
-        rows=takes_part,
-        record_ids=tuple(ids[row] for row in takes_part.tolist()),
-        targets=targets[takes_part],
-        patients=patients if known.any() else None,
-    )
+    return patients if known.any() else None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

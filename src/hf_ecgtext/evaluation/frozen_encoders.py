@@ -6,18 +6,21 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
+from torch.utils.data import Subset
 
 from hf_ecgtext.data.ledger import TrainingLedger
 from hf_ecgtext.data.records import EcgRecord
+from hf_ecgtext.data.report_cleaning import REPORT_CLEANERS
 from hf_ecgtext.data.stored import AnyEcg
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.random_encoders import random_encoders, recalibrate_batch_norm
@@ -49,6 +52,14 @@ class FrozenEncoder(ABC):
             TypeError: If the encoder has no text tower.
         """
         raise TypeError(f"{type(self).__name__} has no text tower; it cannot answer zero-shot.")
+
+    def clean_report(self, report: str) -> str:
+        """What the text tower reads of a report; two reports with the same outcome are duplicates.
+
+        Raises:
+            TypeError: If the encoder has no text tower.
+        """
+        raise TypeError(f"{type(self).__name__} has no text tower; it reads no reports.")
 
     @property
     def has_text(self) -> bool:
@@ -108,8 +119,9 @@ class ModelEncoder(FrozenEncoder):
         inputs = self.processor.feature_extractor(windows, return_tensors="pt")
         values, lead_mask = (inputs[name].to(self.model.device) for name in ("ecg_values", "lead_mask"))
         with self._autocast():
-            probe = self.model.get_probe_features(values, lead_mask=lead_mask).float()
-            embeds = self.model.get_ecg_features(values, lead_mask=lead_mask).float()
+            output = self.model.ecg_encoder(values, lead_mask=lead_mask)
+            probe = self.model.probe_features(output).float()
+            embeds = F.normalize(self.model.embed_ecg(output).float(), dim=-1)
         index = torch.tensor(owners, device=probe.device)
         return {
             "probe": _mean_by_owner(probe, index, len(ecgs)).cpu().numpy(),
@@ -126,10 +138,29 @@ class ModelEncoder(FrozenEncoder):
                 parts.append(self.model.get_text_features(**tokens.to(self.model.device)).float().cpu().numpy())
         return np.concatenate(parts)
 
+    def clean_report(self, report: str) -> str:
+        """See the base class; the processor's cleaning."""
+        return REPORT_CLEANERS[self.processor.report_cleaning](report)
+
     @property
     def has_text(self) -> bool:
         """Every ECG-text model answers zero-shot."""
         return True
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether the model has statistics that may adapt to signals."""
+        return any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in self.model.modules())
+
+    def with_windows(self, long_records: str) -> ModelEncoder:
+        """The same weights on other parts of longer recordings."""
+        return ModelEncoder(
+            self.model,
+            self.processor,
+            dtype=self.dtype,
+            long_records=long_records,
+            text_batch_size=self.text_batch_size,
+        )
 
     def _autocast(self) -> Any:
         if self.dtype == "float32":
@@ -174,9 +205,10 @@ def random_runs(trained: ModelEncoder, data: EcgData, name: str, seeds: Sequence
     Raises:
         ValueError: If the data has no training split.
     """
-    twins = random_encoders(
-        trained.model, trained.processor, data.split("train"), seeds, num_calibration=_NUM_CALIBRATION
-    )
+    order, _ = canonical_order(data, "train")
+    drawn = np.random.default_rng(0).permutation(order)[:_NUM_CALIBRATION]
+    signals: Any = Subset(data.split("train"), drawn.tolist())  # type: ignore[arg-type]
+    twins = random_encoders(trained.model, trained.processor, signals, seeds, num_calibration=len(drawn))
     members = tuple(
         ModelEncoder(twin, trained.processor, dtype=trained.dtype, long_records=trained.long_records) for twin in twins
     )
@@ -190,10 +222,11 @@ def adapt_batch_norm(encoder: ModelEncoder, data: EcgData, batch_size: int = 64)
     those of the target; this is where they arrive.
     """
     rows = data.split("train")
+    order, _ = canonical_order(data, "train")
 
     def batches() -> Iterator[dict[str, torch.Tensor]]:
-        for start in range(0, len(rows), batch_size):
-            items = rows.__getitems__(range(start, min(start + batch_size, len(rows))))
+        for start in range(0, len(order), batch_size):
+            items = rows.__getitems__(order[start : start + batch_size].tolist())
             yield dict(encoder.processor.feature_extractor([item["ecg"] for item in items], return_tensors="pt"))
 
     recalibrate_batch_norm(encoder.model, batches())
@@ -226,6 +259,23 @@ def cut(ecg: AnyEcg, start: int, stop: int) -> AnyEcg:
     return type(ecg)(**{**vars(ecg), "samples": ecg.samples[:, start:stop]})
 
 
+def canonical_order(data: EcgData, split: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """The rows of a split by ascending record id, and those ids: an order that files cannot change.
+
+    Raises:
+        ValueError: If the data has no such split, it is empty, or a record id occurs twice.
+    """
+    ids = [str(record_id) for record_id in data.split(split).column("record_id")]
+    if not ids:
+        raise ValueError(f"The {split} split of {data.name} is empty.")
+    order = np.asarray(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
+    sorted_ids = tuple(ids[row] for row in order)
+    repeated = [first for first, second in pairwise(sorted_ids) if first == second]
+    if repeated:
+        raise ValueError(f"The {split} split of {data.name} has record {repeated[0]} more than once.")
+    return order, sorted_ids
+
+
 def hash_weights(model: torch.nn.Module) -> str:
     """SHA-256 of all parameters and buffers with their names, types and shapes."""
     digest = hashlib.sha256()
@@ -245,9 +295,3 @@ def _mean_by_owner(rows: torch.Tensor, owners: torch.Tensor, num_owners: int) ->
         return rows
     counts = torch.bincount(owners, minlength=num_owners).unsqueeze(-1)
     return torch.zeros(num_owners, rows.shape[1], device=rows.device).index_add_(0, owners, rows) / counts
-
-
-def members_of(runs: Iterable[EncoderRuns]) -> Iterator[FrozenEncoder]:
-    """All encoders of all rows."""
-    for run in runs:
-        yield from run.members

@@ -334,8 +334,12 @@ class EcgTextModel(EcgPreTrainedModel):
         return F.normalize(self.embed_text(pooled), dim=-1)
 
     def get_probe_features(self, ecg_values: Tensor, lead_mask: Tensor | None = None) -> Tensor:
-        """Features for linear probes: the ECG encoder's pooled output, `(batch, ecg_hidden_size)`, not normalised."""
-        return self.ecg_encoder(ecg_values, lead_mask=lead_mask).pooler_output
+        """Features for linear probes, `(batch, probe_dim)`, not normalised."""
+        return self.probe_features(self.ecg_encoder(ecg_values, lead_mask=lead_mask))
+
+    def probe_features(self, encoder_output: BaseModelOutputWithPooling) -> Tensor:
+        """The part of the ECG encoder's output that probes read: its pooled output, unless a method says otherwise."""
+        return encoder_output.pooler_output
 
     def get_input_embeddings(self) -> nn.Module:
         """The text encoder's token embeddings."""

@@ -2,22 +2,67 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from hf_ecgtext.evaluation.results import EvaluationResult
+from hf_ecgtext.reporting.latex import latex_table, latex_tabular
 
-Style = Literal["markdown", "terminal"]
+Style = Literal["markdown", "terminal", "latex"]
 
-METRIC_TITLES = {"auroc": "AUROC", "average_precision": "AUPRC"}
-"""How tables and figures call the metric functions of `hf_ecgtext.evaluation.metrics`."""
+METRIC_TITLES = {
+    "auroc": "AUROC",
+    "average_precision": "AUPRC",
+    "f1": "F1",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "brier": "Brier score",
+    "ece": "ECE",
+    "cinc2021_score": "CinC 2021 score",
+    "recall_at_1": "R@1",
+    "recall_at_5": "R@5",
+    "recall_at_10": "R@10",
+    "median_rank": "median rank",
+}
+"""How tables and figures call the metrics of result lines."""
 
 UNDEFINED = "-"
 
 
+@dataclass(frozen=True)
+class NamedTable:
+    """A table before it is rendered.
+
+    Args:
+        title (`str`): One line.
+        header (`list[str]`): Column titles.
+        rows (`list[list[str]]`): Cells as text, as many per row as there are columns.
+        notes (`list[str]`): What the numbers are; one sentence or more each.
+        breaks (`tuple[int, ...]`): Rows before which a new block begins, such as that of the baselines.
+    """
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+    breaks: tuple[int, ...] = ()
+
+    def render(self, style: Style = "markdown") -> str:
+        """Title, table and notes: a Markdown section, plain text, or a LaTeX `table*` that needs booktabs."""
+        if style == "latex":
+            return latex_table(self.title, self.header, self.rows, self.notes, self.breaks)
+        title = f"### {self.title}" if style == "markdown" else self.title
+        parts = [title, render_table(self.header, self.rows, style), " ".join(self.notes)]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+
 class Comparison(NamedTuple):
-    """What results must have in common to stand in one row: everything but metric and encoder."""
+    """What results must have in common to stand in one row: everything but metric and encoder.
+
+    `settings` are JSON text, `None` where nothing was set.
+    """
 
     task: str
     protocol: str
@@ -27,6 +72,8 @@ class Comparison(NamedTuple):
     data_revision: str
     data_split: str
     compared_with: str | None = None
+    evaluation: str = "zero_shot"
+    settings: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +104,8 @@ def group_results(results: Sequence[EvaluationResult]) -> list[ComparedResults]:
             data_revision=result.data["revision"],
             data_split=result.data["split"],
             compared_with=result.compared_with,
+            evaluation=result.evaluation,
+            settings=json.dumps(result.settings, sort_keys=True) if result.settings else None,
         )
         group = groups.setdefault(comparison, ComparedResults(comparison))
         group.cells[result.metric, result.encoder, result.min_positives] = result
@@ -188,7 +237,9 @@ def _shared_facts(comparison: Comparison, shared: dict[str, bool]) -> list[str]:
 
 
 def render_table(header: list[str], rows: list[list[str]], style: Style) -> str:
-    """The rows below their header, as Markdown or as aligned plain text."""
+    """The rows below their header, as Markdown, as aligned plain text, or as a LaTeX `tabular`."""
+    if style == "latex":
+        return latex_tabular(header, rows)
     if style == "markdown":
         lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
         return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
@@ -196,7 +247,7 @@ def render_table(header: list[str], rows: list[list[str]], style: Style) -> str:
         widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
         lines = [header, ["-" * width for width in widths], *rows]
         return "\n".join(_aligned(line, widths) for line in lines)
-    raise ValueError(f"style is '{style}'; expected 'markdown' or 'terminal'.")
+    raise ValueError(f"style is '{style}'; expected 'markdown', 'terminal' or 'latex'.")
 
 
 def _aligned(cells: list[str], widths: list[int]) -> str:

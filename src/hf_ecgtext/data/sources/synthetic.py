@@ -205,7 +205,8 @@ def open_data(
     if data_dir is not None:
         raise ValueError("Synthetic data is drawn from a seed and needs no --data-dir.")
     splits = load_synthetic(num_records, seed, **settings)
-    others = "".join(f", {name} {value}" for name, value in settings.items())
+    elsewhere = {"cache_dir", "num_proc"}  # where and how, but not what
+    others = "".join(f", {name} {value}" for name, value in settings.items() if name not in elsewhere)
     return EcgData(
         name="synthetic",
         revision=f"{SyntheticBuilder.VERSION}, seed {seed}, {num_records} records{others}",

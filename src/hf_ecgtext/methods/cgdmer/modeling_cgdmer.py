@@ -105,9 +105,8 @@ class CgdmerModel(EcgTextModel):
         """Shared features `(batch, projection_dim)`, not normalised."""
         return self.text_shared(text_tower_embeds)
 
-    def get_probe_features(self, ecg_values: Tensor, lead_mask: Tensor | None = None) -> Tensor:
+    def probe_features(self, encoder_output: BaseModelOutputWithPooling) -> Tensor:
         """Mean over the encoder's tokens, or shared features, as `config.probe_feature` says; not normalised."""
-        encoder_output = self.ecg_encoder(ecg_values, lead_mask=lead_mask)
         return (
             encoder_output.pooler_output
             if self.config.probe_feature == "tokens_mean"

@@ -103,9 +103,8 @@ class DeriModel(EcgTextModel):
         """Alignment embedding `(batch, projection_dim)`, not normalised."""
         return self.text_projection(text_tower_embeds)
 
-    def get_probe_features(self, ecg_values: Tensor, lead_mask: Tensor | None = None) -> Tensor:
+    def probe_features(self, encoder_output: BaseModelOutputWithPooling) -> Tensor:
         """What `config.probe_feature` names: an embedding, or the encoder's pooled output; not normalised."""
-        encoder_output = self.ecg_encoder(ecg_values, lead_mask=lead_mask)
         if self.config.probe_feature == "backbone_pool":
             return encoder_output.pooler_output
         return self._embed_ecg(encoder_output)[self.config.probe_feature]

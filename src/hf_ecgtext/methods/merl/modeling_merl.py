@@ -125,9 +125,8 @@ class MerlModel(EcgTextModel):
         """Alignment embedding `(batch, projection_dim)`, not normalised."""
         return self.text_projection(text_tower_embeds)
 
-    def get_probe_features(self, ecg_values: Tensor, lead_mask: Tensor | None = None) -> Tensor:
+    def probe_features(self, encoder_output: BaseModelOutputWithPooling) -> Tensor:
         """The encoder's pooled output, or the aligned embedding, as `config.probe_feature` says; not normalised."""
-        encoder_output = self.ecg_encoder(ecg_values, lead_mask=lead_mask)
         return (
             encoder_output.pooler_output
             if self.config.probe_feature == "backbone_pool"
