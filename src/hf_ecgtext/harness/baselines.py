@@ -1,0 +1,66 @@
+"""The baselines that stand beside every checkpoint (PAPERS.md, "Evaluation protocols", defect 15)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_ecgtext.data.tasks import EcgData
+from hf_ecgtext.evaluation.frame import EvaluatedTask, TaskScores
+from hf_ecgtext.evaluation.interval_features import IntervalFeatures
+from hf_ecgtext.finetuning.supervised import supervised_scores
+from hf_ecgtext.harness.entrants import Entrant, FeatureEntrant, RandomEntrant, ScoringEntrant, TrainedEntrant
+
+BASELINES = ("random", "interval_features", "supervised")
+
+_PROBING = {"linear_probe", "distribution_shift"}
+
+
+def baseline_entrants(
+    names: Sequence[str],
+    models: Sequence[TrainedEntrant],
+    evaluations: Sequence[str],
+    *,
+    num_random: int,
+    folder: Path,
+    seed: int,
+) -> list[Entrant]:
+    """The baselines that the evaluations can use.
+
+    Args:
+        names (`Sequence[str]`): Of [`BASELINES`].
+        models (`Sequence[TrainedEntrant]`): Random twins share their architectures; the supervised network has the
+            ECG encoder and processor of the first.
+        evaluations (`Sequence[str]`): What will be done.
+        num_random (`int`): Random twins of each model; 0 for none.
+        folder (`Path`): Where supervised networks are kept.
+        seed (`int`): First seed of the random twins, and that of the supervised network.
+    """
+    rows: list[Entrant] = []
+    if "random" in names and num_random:
+        rows += [RandomEntrant(model, range(seed, seed + num_random)) for model in models]
+    if "interval_features" in names and _PROBING & set(evaluations):
+        rows.append(FeatureEntrant("interval features", "interval_features", IntervalFeatures()))
+    if "supervised" in names and "linear_probe" in evaluations:
+        rows.append(supervised_entrant(models[0], folder, seed))
+    return rows
+
+
+def supervised_entrant(model: TrainedEntrant, folder: Path, seed: int) -> ScoringEntrant:
+    """The ECG encoder of a model, trained from scratch on the labels."""
+    encoder_config = model.encoder.model.config.ecg_config
+    extractor = model.encoder.processor.feature_extractor
+    identity = {"encoder": encoder_config.to_dict(), "processor": extractor.to_dict(), "seed": seed}
+
+    def answer(data: EcgData, tasks: Sequence[EvaluatedTask]) -> dict[str, TaskScores]:
+        return supervised_scores(data, tasks, extractor, encoder_config, folder, seed)
+
+    return ScoringEntrant(f"supervised {encoder_config.model_type}", "supervised", _plain(identity), answer)
+
+
+def _plain(value: Any) -> Any:
+    """The value in JSON's types."""
+    import json
+
+    return json.loads(json.dumps(value, default=str))

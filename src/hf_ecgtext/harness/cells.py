@@ -1,0 +1,83 @@
+"""Cells of a benchmark. On disk each appears whole or not at all, so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_ecgtext.evaluation.frame import CellOutcome, TaskScores
+from hf_ecgtext.evaluation.results import EvaluationResult, read_results, written_whole
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One piece of work that is done whole.
+
+    Args:
+        title (`str`): For progress and messages.
+        description (`dict[str, Any]`): JSON values: all that decides its numbers.
+        work (`Callable`): Does it.
+    """
+
+    title: str
+    description: dict[str, Any]
+    work: Callable[[], CellOutcome]
+
+
+class CellStore:
+    """The cells of a run, by what decides them.
+
+    Args:
+        folder (`str` or `Path`): Made if absent. Several processes may fill it at once.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def load(self, description: dict[str, Any]) -> CellOutcome | None:
+        """The outcome of a cell, or `None` where it is not finished.
+
+        Raises:
+            ResultError: If its result lines are damaged or of another schema version.
+        """
+        place = self._place(description)
+        if not place.is_dir():
+            return None
+        lines = place / "results.jsonl"
+        return CellOutcome(
+            scores=tuple(TaskScores.load(path) for path in sorted(place.glob("scores-*.npz"))),
+            results=tuple(read_results(lines)),
+        )
+
+    def save(self, description: dict[str, Any], outcome: CellOutcome) -> None:
+        """Keep the outcome of a cell; one that another process has finished meanwhile stays."""
+        place = self._place(description)
+        unfinished = place.with_name(f"{place.name}.{os.getpid()}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        for number, scores in enumerate(outcome.scores):
+            scores.save(unfinished / f"scores-{number:03d}.npz")
+        write_lines(unfinished / "results.jsonl", outcome.results)
+        (unfinished / "cell.json").write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
+        try:
+            os.rename(unfinished, place)
+        except OSError:
+            if not place.is_dir():
+                raise
+            shutil.rmtree(unfinished)
+
+    def _place(self, description: dict[str, Any]) -> Path:
+        text = json.dumps(description, sort_keys=True, ensure_ascii=False)
+        return self.folder / hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def write_lines(path: Path, results: Iterable[EvaluationResult]) -> None:
+    """Write a results file, whole or not at all."""
+    with written_whole(path) as unfinished:
+        unfinished.write_text("".join(result.to_json() + "\n" for result in results), encoding="utf-8")

@@ -1,0 +1,178 @@
+"""Who takes part in a benchmark: checkpoints and the baselines that stand beside them."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hf_ecgtext.data.ledger import TrainingLedger
+from hf_ecgtext.data.tasks import EcgData
+from hf_ecgtext.evaluation.contamination import check_contamination
+from hf_ecgtext.evaluation.frozen_encoders import EncoderRuns, ModelEncoder, adapt_batch_norm, random_runs
+from hf_ecgtext.evaluation.protocols import EvaluationProtocol
+from hf_ecgtext.evaluation.results import NOT_CONTAMINATED, Encoder
+
+_CUT_AS_PUBLISHED = {"cpsc2018"}
+
+
+class Entrant(ABC):
+    """One row of the tables.
+
+    Args:
+        name (`str`): Checkpoint or baseline.
+        kind (`str`): As in [`~hf_ecgtext.evaluation.results.EvaluationResult`].
+    """
+
+    name: str
+    kind: Encoder
+    has_text = False
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """JSON values that decide the features, apart from data and protocol."""
+
+    @abstractmethod
+    def runs(self, data: EcgData, protocol: EvaluationProtocol, evaluation: str) -> EncoderRuns:
+        """The encoders for some data, under a protocol."""
+
+    def contamination(self, data: EcgData, allow_seen: bool) -> str:
+        """What the entrant has seen of the test records.
+
+        Raises:
+            ContaminationError: If it has, and that is not allowed.
+        """
+        return NOT_CONTAMINATED
+
+
+class TrainedEntrant(Entrant):
+    """A checkpoint.
+
+    Args:
+        name (`str`): Folder or repository.
+        model ([`~hf_ecgtext.methods.base.EcgTextModel`]): Loaded.
+        processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Its own.
+        ledger ([`~hf_ecgtext.data.ledger.TrainingLedger`], *optional*): What it was trained on.
+        dtype (`str`): `"float32"` or `"bfloat16"`.
+        seed (`int`): Of its training, for the result lines.
+    """
+
+    kind: Encoder = "trained"
+    has_text = True
+
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        processor: Any,
+        ledger: TrainingLedger | None,
+        *,
+        dtype: Any = "float32",
+        seed: int = 0,
+    ):
+        self.name = name
+        self.encoder = ModelEncoder(model, processor, dtype=dtype)
+        self.ledger = ledger
+        self.seed = seed
+
+    def identity(self) -> dict[str, Any]:
+        """That of the encoder."""
+        return self.encoder.identity()
+
+    def encoder_for(self, data: EcgData, protocol: EvaluationProtocol) -> ModelEncoder:
+        """The encoder with the windows that the protocol wants for some data."""
+        long_records = protocol.long_records if data.name in _CUT_AS_PUBLISHED else "whole"
+        if long_records == self.encoder.long_records:
+            return self.encoder
+        return self.encoder.with_windows(long_records)
+
+    def runs(self, data: EcgData, protocol: EvaluationProtocol, evaluation: str) -> EncoderRuns:
+        """The checkpoint; for a probe as published, with BatchNorm statistics of the training signals."""
+        encoder = self.encoder_for(data, protocol)
+        if evaluation == "linear_probe" and protocol.batch_norm == "adapted" and encoder.has_batch_norm:
+            encoder = ModelEncoder(
+                copy.deepcopy(encoder.model),
+                encoder.processor,
+                dtype=encoder.dtype,
+                long_records=encoder.long_records,
+            )
+            adapt_batch_norm(encoder, data)
+        return EncoderRuns(self.name, self.kind, (encoder,), self.seed, self.ledger)
+
+    def contamination(self, data: EcgData, allow_seen: bool) -> str:
+        """By the checkpoint's ledger."""
+        return check_contamination(self.ledger, data, "test", checkpoint=self.name, allow_seen=allow_seen)
+
+
+class RandomEntrant(Entrant):
+    """Untrained twins of a checkpoint, one per seed, pooled.
+
+    Args:
+        twin_of ([`TrainedEntrant`]): Whose architecture, text tower and processor are used.
+        seeds (`Sequence[int]`): One encoder each.
+    """
+
+    kind: Encoder = "random"
+    has_text = True
+
+    def __init__(self, twin_of: TrainedEntrant, seeds: Sequence[int]):
+        self.name = twin_of.name
+        self.twin_of = twin_of
+        self.seeds = tuple(seeds)
+
+    def identity(self) -> dict[str, Any]:
+        """That of the checkpoint, and the seeds."""
+        return {**self.twin_of.identity(), "random_seeds": self.seeds}
+
+    def runs(self, data: EcgData, protocol: EvaluationProtocol, evaluation: str) -> EncoderRuns:
+        """Random encoders calibrated on the data's training signals, under every protocol."""
+        return random_runs(self.twin_of.encoder_for(data, protocol), data, self.name, self.seeds)
+
+
+class FeatureEntrant(Entrant):
+    """A baseline without weights, such as interval features.
+
+    Args:
+        name (`str`): For the result lines.
+        kind (`str`): As in [`Entrant`].
+        encoder ([`~hf_ecgtext.evaluation.frozen_encoders.FrozenEncoder`]): Gives the features.
+    """
+
+    def __init__(self, name: str, kind: Encoder, encoder: Any):
+        self.name = name
+        self.kind = kind
+        self.encoder = encoder
+
+    def identity(self) -> dict[str, Any]:
+        """That of the encoder."""
+        identity: dict[str, Any] = self.encoder.identity()
+        return identity
+
+    def runs(self, data: EcgData, protocol: EvaluationProtocol, evaluation: str) -> EncoderRuns:
+        """The encoder itself."""
+        return EncoderRuns(self.name, self.kind, (self.encoder,), 0)
+
+
+class ScoringEntrant(Entrant):
+    """A baseline that answers tasks itself instead of giving features, such as a network trained from scratch.
+
+    Args:
+        name, kind (`str`): As in [`Entrant`].
+        identity (`dict[str, Any]`): What decides its answers.
+        answer (`Callable`): From data and its tasks to [`~hf_ecgtext.evaluation.frame.TaskScores`] by task.
+    """
+
+    def __init__(self, name: str, kind: Encoder, identity: dict[str, Any], answer: Callable[..., Any]):
+        self.name = name
+        self.kind = kind
+        self._identity = identity
+        self.answer = answer
+
+    def identity(self) -> dict[str, Any]:
+        """As given."""
+        return self._identity
+
+    def runs(self, data: EcgData, protocol: EvaluationProtocol, evaluation: str) -> EncoderRuns:
+        """It has no features."""
+        raise TypeError(f"'{self.name}' answers tasks itself; it has no features to probe.")

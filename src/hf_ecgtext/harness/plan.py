@@ -1,0 +1,103 @@
+"""What a benchmark is to do: entrants, data, evaluations, protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hf_ecgtext.data.tasks import EcgData
+from hf_ecgtext.evaluation import distribution_shift, linear_probe, retrieval, single_label, zero_shot
+from hf_ecgtext.evaluation.frame import CellOutcome, EvaluatedTask
+from hf_ecgtext.evaluation.protocols import EvaluationProtocol
+from hf_ecgtext.harness.entrants import Entrant
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A kind of evaluation, and what it needs.
+
+    Args:
+        name (`str`): Module of [`hf_ecgtext.evaluation`].
+        evaluate (`Callable`): From encoders, subject and context to a [`CellOutcome`].
+        subject (`str`): What it asks about: a `"task"`, or the `"data"` as a whole.
+        needs_text (`bool`): Whether only encoders with a text tower can answer.
+        options (`tuple[str, ...]`): Fields of the plan that decide its numbers.
+    """
+
+    name: str
+    evaluate: Callable[..., CellOutcome]
+    subject: str = "task"
+    needs_text: bool = False
+    options: tuple[str, ...] = ()
+
+
+EVALUATIONS = {
+    evaluation.name: evaluation
+    for evaluation in (
+        Evaluation("zero_shot", zero_shot.evaluate, needs_text=True, options=("prompt_sets",)),
+        Evaluation("single_label", single_label.evaluate, needs_text=True, options=("prompt_sets",)),
+        Evaluation("linear_probe", linear_probe.evaluate, options=("fractions",)),
+        Evaluation("retrieval", retrieval.evaluate, subject="data", needs_text=True),
+        Evaluation("distribution_shift", distribution_shift.evaluate, options=("prompt_sets", "other_data")),
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixPlan:
+    """What is to be evaluated.
+
+    Args:
+        entrants (`Sequence[Entrant]`): Rows.
+        data (`Sequence[EcgData]`): Datasets, with other names each.
+        tasks (`Sequence[str]`, *optional*): Names of tasks; all of the data by default.
+        evaluations (`Sequence[str]`): Names of [`EVALUATIONS`].
+        protocols (`Sequence[EvaluationProtocol]`): Switches.
+        prompt_sets (`Sequence[str]`): Names, files or ensembles.
+        fractions (`Sequence[float]`): Of the training split, for probes.
+        seed (`int`): Of draws and resamples.
+        num_resamples (`int`): Bootstrap resamples.
+        reference (`str`, *optional*): Name of the checkpoint that differences are taken to; the first by default.
+        allow_seen (`bool`): Evaluate on records that a checkpoint was trained on, and say so in its lines.
+
+    Raises:
+        ValueError: If a name is unknown, or nothing is left to do.
+    """
+
+    entrants: Sequence[Entrant]
+    data: Sequence[EcgData]
+    tasks: Sequence[str] | None = None
+    evaluations: Sequence[str] = ("zero_shot",)
+    protocols: Sequence[EvaluationProtocol]
+    prompt_sets: Sequence[str] = ("plain",)
+    fractions: Sequence[float] = (0.01, 0.1, 1.0)
+    seed: int = 0
+    num_resamples: int = 1000
+    reference: str | None = None
+    allow_seen: bool = False
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.evaluations if name not in EVALUATIONS]:
+            raise ValueError(f"There is no evaluation {', '.join(unknown)}; choose among {', '.join(EVALUATIONS)}.")
+        known = [task.name for data in self.data for task in data.tasks]
+        if unknown := [name for name in self.tasks or () if name not in known]:
+            raise ValueError(f"The data have no task {', '.join(unknown)}; they have: {', '.join(known) or 'none'}.")
+        for title, names in (("data", [data.name for data in self.data]), ("protocol", self._protocol_names)):
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"The {title} {', '.join(repeated)} is given twice.")
+        trained = [entrant.name for entrant in self.entrants if entrant.kind == "trained"]
+        if self.reference is not None and self.reference not in trained:
+            raise ValueError(f"The reference '{self.reference}' is not among the models: {', '.join(trained)}.")
+
+    @property
+    def _protocol_names(self) -> list[str]:
+        return [protocol.name for protocol in self.protocols]
+
+    def subjects(self) -> list[EvaluatedTask]:
+        """The tasks that are asked, each with its data."""
+        return [
+            EvaluatedTask(data, task)
+            for data in self.data
+            for task in data.tasks
+            if self.tasks is None or task.name in self.tasks
+        ]

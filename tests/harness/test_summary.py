@@ -1,0 +1,100 @@
+"""Result lines from scores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from hf_ecgtext.evaluation.bootstrap import bootstrap_intervals
+from hf_ecgtext.evaluation.frame import TaskScores
+from hf_ecgtext.evaluation.protocols import STRICT
+from hf_ecgtext.harness.summary import difference_results, task_results
+
+
+def scores(runs: int = 3, strength: float = 1.0, **changes) -> TaskScores:
+    rng = np.random.default_rng(0)
+    targets = (rng.random((80, 3)) < (0.4, 0.5, 0.1)).astype(np.int8)
+    noise = rng.standard_normal((runs, 80, 3)).astype(np.float32)
+    fields = {
+        "evaluation": "linear_probe",
+        "task": "rhythm",
+        "protocol": "strict",
+        "checkpoint": "model",
+        "encoder": "trained",
+        "class_names": ("a", "b", "c"),
+        "record_ids": tuple(f"r{number:02d}" for number in range(80)),
+        "targets": targets,
+        "patients": np.array([f"p{number // 2}" for number in range(80)], dtype=object),
+        "scores": strength * targets + noise,
+        "data": {"name": "toy", "revision": "1", "split": "test"},
+        "settings": {"fraction": 0.1},
+        "details": {"draws": runs},
+    }
+    return TaskScores(**(fields | changes))
+
+
+def named(results, metric, min_positives=1):
+    (found,) = [line for line in results if (line.metric, line.min_positives) == (metric, min_positives)]
+    return found
+
+
+def test_a_value_is_the_mean_over_runs_and_the_spread_their_standard_deviation():
+    answers = scores()
+    line = named(task_results(answers, STRICT, num_resamples=30), "auroc")
+    per_run = [roc_auc_score(answers.targets, run, average="macro") for run in answers.scores]
+    assert line.value == pytest.approx(np.mean(per_run))
+    assert line.spread == pytest.approx(np.std(per_run, ddof=1))
+    assert line.settings == {"fraction": 0.1}
+    assert line.num_resamples == 300  # at least 100 of each run
+
+
+def test_one_run_has_no_spread_and_all_resamples():
+    answers = scores(runs=1)
+    line = named(task_results(answers, STRICT, num_resamples=200, seed=3), "auroc")
+    expected = bootstrap_intervals(
+        answers.scores, answers.targets, answers.patients.tolist(), num_resamples=200, seed=3
+    )
+    assert line.spread is None
+    assert line.confidence_interval == pytest.approx(expected["auroc"].macro()[1:])
+
+
+def test_macro_means_over_frequent_classes_leave_the_rare_ones_out():
+    answers = scores(runs=1)
+    rare = answers.targets.sum(axis=0) < 20
+    assert rare.tolist() == [False, False, True]
+    lines = task_results(answers, STRICT, num_resamples=100)
+    every, frequent = named(lines, "auroc"), named(lines, "auroc", 20)
+    assert every.value == pytest.approx(np.mean(list(every.per_class.values())))
+    assert frequent.value == pytest.approx(np.mean([every.per_class["a"], every.per_class["b"]]))
+
+
+def test_a_difference_is_paired_and_names_both():
+    better, worse = scores(strength=2.0), scores(strength=0.5, checkpoint="other", contamination="unknown")
+    line = named(difference_results(better, worse, STRICT, num_resamples=100), "auroc")
+    values = [np.mean([roc_auc_score(own.targets, run) for run in own.scores]) for own in (better, worse)]
+    assert line.value == pytest.approx(values[0] - values[1])
+    assert line.confidence_interval[0] > 0
+    assert (line.checkpoint, line.compared_with) == ("model", "other")
+    assert line.contamination == "not checked; 'other': unknown"
+
+
+def test_equal_scores_differ_by_nothing():
+    line = named(difference_results(scores(1), scores(1, checkpoint="other"), STRICT, num_resamples=50), "auroc")
+    assert (line.value, line.confidence_interval) == (0, (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"settings": {"fraction": 1.0}}, "their settings differ"),
+        ({"prompts": "plain"}, "their prompts differ"),
+        ({"record_ids": tuple(f"x{number:02d}" for number in range(80))}, "their record_ids differ"),
+        ({"targets": 1 - scores().targets}, "The targets of .* differ"),
+    ],
+)
+def test_answers_to_other_questions_are_not_compared(changes, message):
+    with pytest.raises(ValueError, match=message):
+        difference_results(scores(), replace(scores(checkpoint="other"), **changes), STRICT, num_resamples=10)
