@@ -39,7 +39,7 @@ ALLOWED = {
         "training",
     },
     "cli": {"commands"},
-    "__init__": {"encoders", "methods", "pipelines", "processing", "data"},
+    "__init__": {"encoders", "finetuning", "methods", "pipelines", "processing", "data"},
 }
 
 

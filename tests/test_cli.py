@@ -40,19 +40,20 @@ def test_train_saves_a_model_and_its_results(tmp_path, capsys):
     assert "200 records" in results[0].data["revision"]
 
 
-def test_evaluate_appends_results_and_prints_markdown(merl_folder, tmp_path, capsys):
-    results = tmp_path / "results.jsonl"
+def test_evaluate_writes_results_and_prints_markdown(merl_folder, tmp_path, capsys):
     arguments = ["evaluate", "--model", str(merl_folder), "--data-set", "num_records=200", "sampling_rate_hz=100.0"]
-    for _ in range(2):
-        options = ["--random-encoders", "1", "--results", str(results), "--markdown", "--per-class"]
-        assert main([*arguments, *options]) == 0
+    lines = []
+    for run in ("first", "second"):
+        options = ["--random-encoders", "1", "--markdown", "--per-class", "--out", str(tmp_path / run)]
+        assert main([*arguments, *options, "--results", str(tmp_path / "deep" / f"{run}.jsonl")]) == 0
+        text = (tmp_path / "deep" / f"{run}.jsonl").read_text()
+        assert text == (tmp_path / run / "results.jsonl").read_text()
+        lines.append([{**json.loads(line), "date": "", "command": ""} for line in text.splitlines()])
     printed = capsys.readouterr().out
-    assert "| task" in printed
-    assert "atrial_fibrillation" in printed
-    lines = [json.loads(line) for line in results.read_text().splitlines()]
-    assert len(lines) == 16
-    first, second = ({key: value for key, value in line.items() if key != "date"} for line in (lines[0], lines[8]))
-    assert first == second, "an evaluation repeats exactly"
+    assert "| encoder |" in printed
+    assert "| atrial_fibrillation |" in printed
+    assert lines[0] == lines[1], "an evaluation repeats exactly"
+    assert {line["encoder"] for line in lines[0]} == {"trained", "random"}
 
 
 def test_classify_answers_about_a_real_record(real_data, merl_folder, capsys):

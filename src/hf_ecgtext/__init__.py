@@ -5,7 +5,7 @@ Importing this package registers its models, processors and pipelines with trans
 
 from importlib.metadata import version
 
-from hf_ecgtext import encoders, methods, pipelines
+from hf_ecgtext import encoders, finetuning, methods, pipelines
 from hf_ecgtext.data.records import EcgRecord
 from hf_ecgtext.errors import CheckpointError, EcgTextError, RecordError
 from hf_ecgtext.processing import EcgFeatureExtractor, EcgTextProcessor
@@ -20,6 +20,7 @@ __all__ = [
     "EcgTextProcessor",
     "RecordError",
     "encoders",
+    "finetuning",
     "methods",
     "pipelines",
 ]

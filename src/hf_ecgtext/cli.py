@@ -1,4 +1,4 @@
-"""`hf-ecgtext prepare | train | evaluate | compare | classify | convert`."""
+"""`hf-ecgtext prepare | train | evaluate | finetune | identify | compare | report | classify | convert`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from hf_ecgtext.commands import classify, compare, convert, evaluate, prepare, train
+from hf_ecgtext.commands import classify, compare, convert, evaluate, finetune, identify, prepare, report, train
 from hf_ecgtext.errors import EcgTextError
 
 _COMMANDS = {
     "prepare": prepare,
     "train": train,
     "evaluate": evaluate,
+    "finetune": finetune,
+    "identify": identify,
     "compare": compare,
     "classify": classify,
     "convert": convert,
+    "report": report,
 }
 
 

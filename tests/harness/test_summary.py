@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from scipy.special import expit
+from sklearn.metrics import f1_score, roc_auc_score
 
 from hf_ecgtext.evaluation.bootstrap import bootstrap_intervals
 from hf_ecgtext.evaluation.frame import TaskScores
-from hf_ecgtext.evaluation.protocols import STRICT
+from hf_ecgtext.evaluation.protocols import PUBLISHED, STRICT
 from hf_ecgtext.harness.summary import difference_results, task_results
 
 
@@ -83,7 +84,47 @@ def test_a_difference_is_paired_and_names_both():
 
 def test_equal_scores_differ_by_nothing():
     line = named(difference_results(scores(1), scores(1, checkpoint="other"), STRICT, num_resamples=50), "auroc")
-    assert (line.value, line.confidence_interval) == (0, (0, 0))
+    assert (line.value, line.confidence_interval, line.p_value) == (0, (0, 0), 1)
+
+
+def test_a_large_difference_is_no_accident_and_average_precision_is_not_tested():
+    better, worse = scores(1, strength=2.0), scores(1, strength=0.0, checkpoint="other")
+    lines = difference_results(better, worse, STRICT, num_resamples=99)
+    assert named(lines, "auroc").p_value == pytest.approx(0.01)  # the smallest of 99 permutations
+    assert named(lines, "average_precision").p_value is None
+
+
+def with_validation(**changes) -> TaskScores:
+    own = scores(2, **changes)
+    return replace(own, validation_targets=own.targets, validation_scores=own.scores * 4)
+
+
+def test_decisions_are_made_at_thresholds_of_the_validation_split():
+    answers = with_validation(strength=2.0)
+    line = named(task_results(answers, STRICT, num_resamples=20), "f1")
+    limits = np.array([line.details["thresholds"][name] for name in answers.class_names]).T
+    expected = [
+        f1_score(answers.targets, run >= limit, average="macro")
+        for run, limit in zip(answers.scores, limits, strict=True)
+    ]
+    assert line.value == pytest.approx(np.mean(expected))
+    assert line.details["thresholds_from"] == "validation"
+    published = named(task_results(scores(1), PUBLISHED, num_resamples=20), "f1")
+    assert published.details["thresholds_from"] == "test"
+    assert published.value >= named(task_results(with_validation(), STRICT, num_resamples=20), "f1").value
+
+
+def test_calibrated_probabilities_are_scored_beside_those_before():
+    answers = with_validation(strength=2.0)
+    line = named(task_results(answers, STRICT, num_resamples=20), "brier_score")
+    before = np.mean([(expit(run) - answers.targets) ** 2 for run in answers.scores])
+    assert line.details["pooled_brier_score_before"] == pytest.approx(before)
+    scale = np.array(line.details["calibration_scales"])[:, None, None]
+    assert line.value == pytest.approx(np.mean((expit(scale * answers.scores) - answers.targets) ** 2))
+
+
+def test_without_validation_there_are_neither_decisions_nor_probabilities():
+    assert {line.metric for line in task_results(scores(), STRICT, num_resamples=10)} == {"auroc", "average_precision"}
 
 
 @pytest.mark.parametrize(

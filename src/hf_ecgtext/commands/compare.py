@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -17,10 +16,12 @@ from hf_ecgtext.commands.options import add_data_options, add_seen_option, parse
 from hf_ecgtext.data.ledger import load_ledger
 from hf_ecgtext.data.opening import data_name, open_data
 from hf_ecgtext.data.tasks import EcgData
-from hf_ecgtext.evaluation.contamination import check_contamination
+from hf_ecgtext.evaluation.features import FeatureCache
+from hf_ecgtext.evaluation.protocols import STRICT
 from hf_ecgtext.evaluation.results import EvaluationResult, written_whole
-from hf_ecgtext.evaluation.scores import ZeroShotScores
-from hf_ecgtext.evaluation.zero_shot import zero_shot_scores
+from hf_ecgtext.harness.entrants import Entrant, RandomEntrant, TrainedEntrant
+from hf_ecgtext.harness.matrix import run_matrix
+from hf_ecgtext.harness.plan import MatrixPlan
 from hf_ecgtext.methods import get_recipe, method_names
 from hf_ecgtext.reporting.comparison import comparison_table, runs_table
 from hf_ecgtext.training.checkpoints import last_complete_checkpoint
@@ -52,9 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
     folders = {method: arguments.output_dir / method for method in arguments.methods}
     for method, folder in folders.items():
         _train(method, folder, arguments)
-    data = _open_data(arguments)
-    scores = {method: _score(method, folder, data, arguments) for method, folder in folders.items()}
-    results = _results(scores, folders, arguments)
+    results = _evaluate(folders, _open_data(arguments), arguments)
     if arguments.results:
         _write(arguments.results, [result.to_json() for result in results])
         runs = {method: _read_run(folder) for method, folder in folders.items()}
@@ -117,54 +116,29 @@ def _train(method: str, folder: Path, arguments: argparse.Namespace) -> None:
     _write(_run_file(folder), [json.dumps(run, indent=2)])
 
 
-def _score(method: str, folder: Path, data: EcgData, arguments: argparse.Namespace) -> list[ZeroShotScores]:
-    """The method's answers, from the files of an earlier call where they are there."""
-    contamination = check_contamination(
-        load_ledger(str(folder)), data, "test", checkpoint=str(folder), allow_seen=arguments.allow_seen
-    )
-    index = folder / "scores" / "index.json"
-    wanted = {"prompts": arguments.prompts, "random_encoders": arguments.random_encoders, "revision": data.revision}
-    if index.is_file():
-        found = json.loads(index.read_text(encoding="utf-8"))
-        if {name: found[name] for name in wanted} == wanted:
-            found_scores = [ZeroShotScores.load(index.parent / name) for name in found["files"]]
-            return [dataclasses.replace(answer, contamination=contamination) for answer in found_scores]
-    print(f"{method}: zero-shot on the {data.name} test split ...")
-    model, processor = load_checkpoint(str(folder))
-    scores = zero_shot_scores(
-        model,
-        processor,
-        data,
+def _evaluate(folders: dict[str, Path], data: EcgData, arguments: argparse.Namespace) -> list[EvaluationResult]:
+    """Zero-shot answers of all methods and their random twins, and the differences to the reference."""
+    trained = [
+        TrainedEntrant(str(folder), *load_checkpoint(str(folder)), load_ledger(str(folder)), seed=arguments.seed)
+        for folder in folders.values()
+    ]
+    rows: list[Entrant] = [*trained]
+    if arguments.random_encoders:
+        rows += [RandomEntrant(entrant, range(arguments.random_encoders)) for entrant in trained]
+    plan = MatrixPlan(
+        entrants=rows,
+        data=[data],
+        protocols=[STRICT],
         prompt_sets=arguments.prompts,
-        num_random_encoders=arguments.random_encoders,
-        contamination=contamination,
+        seed=arguments.seed,
+        reference=str(folders[arguments.reference]),
+        allow_seen=arguments.allow_seen,
     )
-    files = [f"{number:03d}.npz" for number in range(len(scores))]
-    for name, answer in zip(files, scores, strict=True):
-        answer.save(index.parent / name)
-    _write(index, [json.dumps({**wanted, "files": files})])
-    return scores
-
-
-def _results(
-    scores: dict[str, list[ZeroShotScores]], folders: dict[str, Path], arguments: argparse.Namespace
-) -> list[EvaluationResult]:
-    results: list[EvaluationResult] = []
-    reference = scores[arguments.reference]
-    for method, answers in scores.items():
-        for answer, other in zip(answers, reference, strict=True):
-            checkpoint = str(folders[method])
-            results.extend(answer.results(checkpoint=checkpoint, seed=arguments.seed))
-            if method != arguments.reference:
-                results.extend(
-                    answer.differences(
-                        other,
-                        checkpoint=checkpoint,
-                        compared_with=str(folders[arguments.reference]),
-                        seed=arguments.seed,
-                    )
-                )
-    return results
+    folder = arguments.output_dir / "evaluation"
+    outcome = run_matrix(plan, folder, FeatureCache(folder / "features"))
+    if outcome.failed:
+        raise ValueError("; ".join(f"{title}: {problem}" for title, problem in outcome.failed.items()))
+    return outcome.results
 
 
 def _open_data(arguments: argparse.Namespace) -> EcgData:

@@ -1,59 +1,180 @@
-"""`hf-ecgtext evaluate`: zero-shot results of a saved model, beside random encoders, as JSON lines and a table."""
+"""`hf-ecgtext evaluate`: models and baselines on tasks, under strict and published protocols."""
 
 from __future__ import annotations
 
 import argparse
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from hf_ecgtext.commands.checkpoints import load_checkpoint
-from hf_ecgtext.commands.options import add_data_options, add_seen_option, explain_settings, parse_settings
+from hf_ecgtext.commands.options import add_seen_option, explain_settings, parse_settings
 from hf_ecgtext.data.ledger import load_ledger
-from hf_ecgtext.data.opening import open_data
-from hf_ecgtext.evaluation.results import append_result
-from hf_ecgtext.evaluation.zero_shot import evaluate_zero_shot
-from hf_ecgtext.reporting.tables import Style, per_class_table, zero_shot_table
+from hf_ecgtext.data.opening import data_name, data_names, open_data
+from hf_ecgtext.data.tasks import EcgData
+from hf_ecgtext.evaluation.features import FeatureCache
+from hf_ecgtext.evaluation.protocols import get_protocol, protocol_names
+from hf_ecgtext.evaluation.results import EvaluationResult
+from hf_ecgtext.harness.baselines import BASELINES, baseline_entrants
+from hf_ecgtext.harness.entrants import Entrant, TrainedEntrant
+from hf_ecgtext.harness.matrix import MatrixOutcome, run_matrix
+from hf_ecgtext.harness.plan import EVALUATIONS, MatrixPlan
+from hf_ecgtext.reporting.benchmark_tables import benchmark_tables
+from hf_ecgtext.reporting.tables import Style, per_class_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--model", required=True, help="folder or Hub repository of a trained model")
-    add_data_options(parser)
-    add_seen_option(parser)
-    parser.add_argument("--split", default="test", choices=["validation", "test"])
-    parser.add_argument("--prompts", nargs="+", default=["plain"], help="prompt sets or JSON files (default: plain)")
+    parser.add_argument("--model", nargs="+", required=True, help="folders or Hub repositories of trained models")
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the bootstrap, and noted as the training's (%(default)s)"
+        "--data",
+        nargs="+",
+        default=["synthetic"],
+        metavar="NAME[=PLACE]",
+        help=f"{', '.join(data_names())}, each with its download or prepared folder; or prepared folders alone "
+        "(default: synthetic)",
     )
-    parser.add_argument("--random-encoders", type=int, default=5, help="baseline encoders (default: %(default)s)")
-    parser.add_argument("--results", type=Path, help="append the result lines to this .jsonl file")
+    parser.add_argument("--data-dir", help="the place of --data, if it is one name")
+    parser.add_argument(
+        "--data-set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="options of the data, such as report=12sl; with several data, ptb_xl.report=12sl",
+    )
+    parser.add_argument("--tasks", nargs="+", help="such as ptbxl_super (default: all tasks of the data)")
+    parser.add_argument(
+        "--evaluations", nargs="+", default=["zero_shot"], choices=list(EVALUATIONS), help="default: zero_shot"
+    )
+    parser.add_argument("--protocols", nargs="+", default=["strict"], choices=protocol_names(), help="default: strict")
+    parser.add_argument(
+        "--switch",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change switches of all the protocols, such as probe_solver=cmelt (EvaluationProtocol has them)",
+    )
+    parser.add_argument(
+        "--prompts", nargs="+", default=["plain"], help="prompt sets, JSON files, or ensembles such as plain+members"
+    )
+    parser.add_argument(
+        "--fractions", nargs="+", type=float, default=[0.01, 0.1, 1.0], help="of the training labels, for probes"
+    )
+    parser.add_argument(
+        "--baselines", nargs="*", default=list(BASELINES), choices=list(BASELINES), help="default: all of them"
+    )
+    parser.add_argument("--random-encoders", type=int, default=3, help="random twins per model (%(default)s)")
+    parser.add_argument("--reference", help="the model that differences are taken to (default: the first)")
+    add_seen_option(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of draws, resamples and baselines (%(default)s)")
+    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("outputs/evaluation"), help="default: %(default)s")
+    parser.add_argument("--cache", type=Path, help="folder of cached features (default: features in --out)")
+    parser.add_argument("--results", type=Path, help="also write all result lines to this .jsonl file")
+    parser.add_argument("--batch-size", type=int, default=64, help="records per forward pass (%(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read records (%(default)s)")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="default: %(default)s")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    parser.add_argument("--per-class", action="store_true", help="also print every class of the zero-shot answers")
     parser.add_argument("--markdown", action="store_true", help="print Markdown instead of plain tables")
-    parser.add_argument("--per-class", action="store_true", help="also print every class")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Evaluate and print."""
-    model, processor = load_checkpoint(arguments.model)
-    data_options = parse_settings(arguments.data_set)
-    with explain_settings("--data-set", data_options):
-        data = open_data(arguments.data, arguments.data_dir, **data_options)
-    results = evaluate_zero_shot(
-        model,
-        processor,
-        data,
-        checkpoint=arguments.model,
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate what is not evaluated yet, and print the tables.
+
+    Returns:
+        `int`: 0, or 1 if some cells could not be evaluated; they are listed.
+    """
+    data = open_all(arguments.data, arguments.data_dir, arguments.data_set)
+    models = [load_entrant(name, arguments.device, arguments.dtype, arguments.seed) for name in arguments.model]
+    switches = parse_settings(arguments.switch)
+    cache_folder = arguments.cache or arguments.out / "features"
+    rows: list[Entrant] = [*models]
+    rows += baseline_entrants(
+        arguments.baselines,
+        models,
+        arguments.evaluations,
+        num_random=arguments.random_encoders,
+        folder=cache_folder / "supervised",
         seed=arguments.seed,
-        split=arguments.split,
+    )
+    plan = MatrixPlan(
+        entrants=rows,
+        data=data,
+        tasks=arguments.tasks,
+        evaluations=arguments.evaluations,
+        protocols=[get_protocol(name, **switches) for name in arguments.protocols],
         prompt_sets=arguments.prompts,
-        num_random_encoders=arguments.random_encoders,
-        ledger=load_ledger(arguments.model),
+        fractions=arguments.fractions,
+        seed=arguments.seed,
+        num_resamples=arguments.resamples,
+        reference=arguments.reference,
         allow_seen=arguments.allow_seen,
     )
+    cache = FeatureCache(cache_folder, batch_size=arguments.batch_size, num_workers=arguments.workers)
+    outcome = run_matrix(plan, arguments.out, cache)
+    return present(outcome, arguments)
+
+
+def open_all(names: list[str], data_dir: str | None, settings: list[str]) -> list[EcgData]:
+    """The data of `--data`, `--data-dir` and `--data-set`.
+
+    Raises:
+        ValueError: If a place is missing or given twice, or options name no data.
+    """
+    if data_dir is not None and len(names) > 1:
+        raise ValueError("--data-dir is the place of one data; with several, write --data NAME=PLACE NAME=PLACE.")
+    opened = []
+    options = parse_settings(settings)
+    places = [(name, place or data_dir) for name, _, place in (entry.partition("=") for entry in names)]
+    own = [data_name(name) for name, _ in places]
+    if strange := [name for name in options if "." in name and name.split(".")[0] not in own]:
+        raise ValueError(f"--data-set {strange[0]}: there is no such data; there are {', '.join(own)}.")
+    for (name, place), title in zip(places, own, strict=True):
+        mine = {key: value for key, value in options.items() if "." not in key}
+        mine |= {
+            key.partition(".")[2]: value for key, value in options.items() if key.split(".")[0] == title and "." in key
+        }
+        with explain_settings("--data-set", mine):
+            opened.append(open_data(name, place or None, **mine))
+    return opened
+
+
+def load_entrant(name: str, device: str, dtype: str, seed: int) -> TrainedEntrant:
+    """A checkpoint with its processor and ledger, on a device."""
+    model, processor = load_checkpoint(name)
+    return TrainedEntrant(name, model.to(device), processor, load_ledger(name), dtype=dtype, seed=seed)
+
+
+def present(outcome: MatrixOutcome, arguments: argparse.Namespace) -> int:
+    """Print the tables and what failed, and copy the lines where they were asked for."""
+    lines = arguments.out / "results.jsonl"
     if arguments.results:
-        for result in results:
-            append_result(arguments.results, result)
+        arguments.results.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(lines, arguments.results)
     style: Style = "markdown" if arguments.markdown else "terminal"
-    print(zero_shot_table(results, style=style))
+    titles: dict[str, Any] = {name: Path(name).name for name in arguments.model}
+    if outcome.results:
+        for table in benchmark_tables(outcome.results, titles=titles):
+            print(table.render(style))
     if arguments.per_class:
-        for task in data.tasks:
-            print(f"\n{task.name}\n")
-            print(per_class_table(results, task=task.name, style=style))
+        for table_text in _class_tables(outcome.results, style):
+            print(table_text)
+    print(f"{len(outcome.results)} result lines: {lines}. Pages: hf-ecgtext report {lines} --out FOLDER")
+    for title, problem in outcome.failed.items():
+        print(f"Not evaluated: {title}: {problem}")
+    return 1 if outcome.failed else 0
+
+
+def _class_tables(results: Sequence[EvaluationResult], style: Style) -> Iterator[str]:
+    """The classes of each zero-shot answer of a checkpoint."""
+    groups: dict[tuple[str, ...], list[EvaluationResult]] = {}
+    for result in results:
+        if result.evaluation == "zero_shot" and result.compared_with is None:
+            key = (result.task, result.checkpoint, result.protocol, str(result.prompts))
+            groups.setdefault(key, []).append(result)
+    for (task, *_), lines in groups.items():
+        yield f"\n{task}\n\n{per_class_table(lines, task=task, style=style)}"

@@ -17,8 +17,8 @@ from hf_ecgtext.data.ledger import TRAINING_SPLIT, TrainingLedger
 from hf_ecgtext.data.opening import data_name, open_data
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.contamination import check_contamination
-from hf_ecgtext.evaluation.results import append_result
-from hf_ecgtext.evaluation.zero_shot import evaluate_zero_shot
+from hf_ecgtext.harness.cells import write_lines
+from hf_ecgtext.harness.single import evaluate_zero_shot
 from hf_ecgtext.methods import get_recipe, method_names
 from hf_ecgtext.reporting.tables import zero_shot_table
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     checkpoint = _find_checkpoint(output_dir, arguments.resume)
     overrides, data_settings = parse_settings(arguments.overrides), parse_settings(arguments.data_set)
-    _check_training_settings(overrides)
+    check_training_settings(overrides)
     with explain_settings("--set", overrides):
         recipe = get_recipe(arguments.method, arguments.recipe).override(overrides)
         training_arguments = EcgTextTrainingArguments(
@@ -101,12 +101,12 @@ def run(arguments: argparse.Namespace) -> None:
             data,
             checkpoint=str(output_dir),
             seed=arguments.seed,
+            folder=output_dir / "evaluation",
             prompt_sets=arguments.prompts,
             ledger=trainer.ledger,
             allow_seen=arguments.allow_seen,
         )
-        for result in results:
-            append_result(output_dir / "results.jsonl", result)
+        write_lines(output_dir / "results.jsonl", results)
         print(
             f"\nZero-shot on the {data.name} test split ({len(data.split('test'))} records); contamination: "
             f"{results[0].contamination}.\n"
@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(zero_shot_table(results, style="terminal"))
 
 
-def _check_training_settings(overrides: Mapping[str, Any]) -> None:
+def check_training_settings(overrides: Mapping[str, Any]) -> None:
     """Refuse what transformers would refuse late or with a traceback: an unknown field, or text for a number."""
     fields = {field.name: field for field in dataclasses.fields(EcgTextTrainingArguments) if field.init}
     for name, value in overrides.items():

@@ -146,6 +146,11 @@ def map_targets(
     return np.stack(list(mapped.values()), axis=1).astype(np.int8), tuple(mapped)
 
 
+def has_label_map(source_task: str, target_task: str) -> bool:
+    """Whether there is a map from one task to another; names of other tasks may be asked for too."""
+    return source_task in _TASKS and target_task in _TASKS and _TASKS[source_task] != _TASKS[target_task]
+
+
 def task_labels(task: str) -> tuple[str, ...]:
     """The classes of a task that the maps know.
 

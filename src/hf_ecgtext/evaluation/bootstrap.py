@@ -140,10 +140,10 @@ def bootstrap_intervals(
         ValueError: Shapes disagree, or a setting is out of range.
     """
     _check_confidence(confidence)
-    runs = _score_runs(scores, targets)
+    runs = score_runs(scores, targets)
     weights = resample_weights(targets, patient_ids, num_resamples, seed)
     positive = np.asarray(targets).astype(bool)
-    patients_with_class = _patient_labels(positive, _patient_indices(patient_ids, len(positive))).sum(axis=0)
+    patients_with_class = _patient_labels(positive, patient_indices(patient_ids, len(positive))).sum(axis=0)
     return {
         metric.__name__: BootstrapDistribution(
             values=np.mean([metric(run, targets) for run in runs], axis=0),
@@ -212,7 +212,7 @@ def resample_weights(
     if num_resamples < 1:
         raise ValueError(f"num_resamples is {num_resamples}; it must be at least 1.")
     positive = np.asarray(targets).astype(bool)
-    patient_of_record = _patient_indices(patient_ids, len(positive))
+    patient_of_record = patient_indices(patient_ids, len(positive))
     strata = patient_strata(positive, patient_of_record)
     rng = np.random.default_rng(seed)
     counts = np.zeros((num_resamples, len(strata)), dtype=np.int32)
@@ -249,7 +249,8 @@ def _patient_labels(positive: NDArray[np.bool_], patient_of_record: NDArray[np.i
     return has_class
 
 
-def _patient_indices(patient_ids: Sequence[object] | NDArray | None, num_records: int) -> NDArray[np.intp]:
+def patient_indices(patient_ids: Sequence[object] | NDArray | None, num_records: int) -> NDArray[np.intp]:
+    """Index of each record's patient, in the order of their first records, without gaps."""
     if patient_ids is None:
         return np.arange(num_records)
     if len(patient_ids) != num_records:
@@ -267,7 +268,7 @@ def _patient_indices(patient_ids: Sequence[object] | NDArray | None, num_records
     return indices
 
 
-def _score_runs(scores: ArrayLike | Sequence[ArrayLike], targets: ArrayLike) -> list[NDArray[np.floating]]:
+def score_runs(scores: ArrayLike | Sequence[ArrayLike], targets: ArrayLike) -> list[NDArray[np.floating]]:
     """The score arrays as a list, each checked against the targets."""
     array = np.asarray(scores)
     runs = [array] if array.ndim == 2 else list(array)

@@ -46,6 +46,8 @@ class ResultError(EcgTextError, ValueError):
 class EvaluationResult:
     """One metric of one checkpoint on one task. Metrics are fractions (0.742); tables print them times 100.
 
+    A median rank, of retrieval, is a number of places.
+
     Args:
         task (`str`): Such as `"ptbxl_super"`.
         protocol (`str`): `"strict"` or `"published"`, see PAPERS.md, "Evaluation protocols".

@@ -18,11 +18,156 @@ from torch.nn import functional as F
 from hf_ecgtext.data.ledger import TrainingLedger
 from hf_ecgtext.data.tasks import EcgData, EcgRows
 from hf_ecgtext.evaluation.contamination import check_contamination
-from hf_ecgtext.evaluation.prompt_sets import load_prompt_set
+from hf_ecgtext.evaluation.features import FeatureCache
+from hf_ecgtext.evaluation.frame import CellOutcome, EvaluatedTask, EvaluationContext, TaskScores
+from hf_ecgtext.evaluation.frozen_encoders import EncoderRuns, FrozenEncoder
+from hf_ecgtext.evaluation.prompt_sets import PromptSet, load_prompt_set, load_prompt_sets
 from hf_ecgtext.evaluation.random_encoders import random_encoders, signal_batches
 from hf_ecgtext.evaluation.results import NOT_CHECKED, EvaluationResult
 from hf_ecgtext.evaluation.scores import ZeroShotScores
 from hf_ecgtext.methods.base import EcgTextModel
+
+
+def evaluate(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext) -> CellOutcome:
+    """Answer a task zero-shot with each prompt set, from cached embeddings.
+
+    Nothing is fitted or chosen here, so all protocols give the same scores where they prepare the records alike. The
+    validation split is answered too, where the data has one with labels of the task: thresholds and calibration come
+    from there.
+
+    Args:
+        runs ([`EncoderRuns`]): With a text tower.
+        task ([`EvaluatedTask`]): What is asked.
+        context ([`EvaluationContext`]): Cache, protocol and prompt sets.
+
+    Returns:
+        [`CellOutcome`]: One [`TaskScores`] of cosines per prompt set.
+
+    Raises:
+        TypeError: An encoder has no text tower.
+        PromptError: A prompt set is unknown, or lacks the task or a class of it.
+        ValueError: The data has no test split, or none of its records has a label of the task.
+    """
+    check_has_text(runs)
+    prompt_sets = prompts_of_task(task, context.prompt_sets)
+    test = task.records("test")
+    test_embeds = context.probe_features(runs, task, "test", "ecg_embeds")
+    validation, validation_embeds = None, []
+    details: dict[str, Any] = {}
+    if has_labelled_records(task, "validation"):
+        validation = task.records("validation")
+        validation_embeds = context.probe_features(runs, task, "validation", "ecg_embeds")
+    else:
+        details["validation"] = f"no record of a validation split with a label of {task.name}"
+    return CellOutcome(
+        scores=tuple(
+            TaskScores(
+                evaluation="zero_shot",
+                task=task.name,
+                protocol=context.protocol.name,
+                checkpoint=runs.name,
+                encoder=runs.kind,
+                class_names=task.labels,
+                record_ids=test.record_ids,
+                targets=test.targets,
+                patients=test.patients,
+                scores=similarities(context.cache, runs, prompts, test_embeds),
+                data=task.description("test"),
+                validation_targets=None if validation is None else validation.targets,
+                validation_scores=(
+                    None if validation is None else similarities(context.cache, runs, prompts, validation_embeds)
+                ),
+                score_kind="similarity",
+                prompts=prompts.name,
+                details={**prompt_details(prompts), **details},
+                seed=runs.seed,
+                contamination=context.contamination,
+            )
+            for prompts in prompt_sets
+        )
+    )
+
+
+def prompts_of_task(task: EvaluatedTask, prompt_sets: Sequence[str]) -> list[PromptSet]:
+    """The prompt sets of a task, with its classes in the order of their labels.
+
+    Raises:
+        PromptError: As [`~hf_ecgtext.evaluation.prompt_sets.load_prompt_sets`].
+    """
+    names = {label: task.task.class_names[label] for label in task.labels}
+    return load_prompt_sets(names, prompt_sets, task.task.class_members, task=task.name)
+
+
+def prompt_details(prompts: PromptSet) -> dict[str, Any]:
+    """What result lines say about a prompt set: where it is from, and how many texts it has."""
+    return {
+        "prompts_source": prompts.source,
+        "prompts_licence": prompts.licence,
+        "num_prompts": sum(len(texts) for texts in prompts.prompts.values()),
+    }
+
+
+def similarities(
+    cache: FeatureCache, runs: EncoderRuns, prompts: PromptSet, ecg_embeds: Sequence[NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Cosines of ECG embeddings and class embeddings.
+
+    Args:
+        cache ([`FeatureCache`]): Keeps the text embeddings.
+        runs ([`EncoderRuns`]): Whose text towers embed the prompts.
+        prompts ([`PromptSet`]): Classes and their texts.
+        ecg_embeds (`Sequence[np.ndarray]`): Of each member, shape `(num_records, projection_dim)`, L2-normalised.
+
+    Returns:
+        `np.ndarray` of shape `(num_members, num_records, num_classes)`: float32.
+    """
+    classes = (cached_class_embeddings(cache, member, prompts.prompts) for member in runs.members)
+    return np.stack([ecg @ of_classes.T for ecg, of_classes in zip(ecg_embeds, classes, strict=True)])
+
+
+def cached_class_embeddings(
+    cache: FeatureCache, encoder: FrozenEncoder, prompts: Mapping[str, Sequence[str]]
+) -> NDArray[np.float32]:
+    """One embedding per class, as `class_embeddings`, from cached text embeddings.
+
+    Args:
+        cache ([`FeatureCache`]): Keeps the text embeddings.
+        encoder ([`FrozenEncoder`]): With a text tower.
+        prompts (`Mapping[str, Sequence[str]]`): Texts by class.
+
+    Returns:
+        `np.ndarray` of shape `(num_classes, projection_dim)`: float32, L2-normalised.
+
+    Raises:
+        ValueError: An embedding is NaN or infinite.
+    """
+    texts = list(dict.fromkeys(text for group in prompts.values() for text in group))
+    embeds = np.asarray(cache.texts(encoder, texts), dtype=np.float64)
+    if not np.isfinite(embeds).all():
+        bad = texts[int(np.flatnonzero(~np.isfinite(embeds).all(axis=1))[0])]
+        raise ValueError(f"The embedding of the prompt '{bad}' is NaN or infinite. Look for NaN in the weights.")
+    row = {text: place for place, text in enumerate(texts)}
+    means = np.stack([embeds[[row[text] for text in group]].mean(axis=0) for group in prompts.values()])
+    return (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)
+
+
+def check_has_text(runs: EncoderRuns) -> None:
+    """Refuse encoders that cannot read prompts.
+
+    Raises:
+        TypeError: An encoder has no text tower.
+    """
+    if not runs.has_text:
+        raise TypeError(
+            f"'{runs.name}' ({runs.kind}) has no text tower, so it has no zero-shot answers. Evaluate it with a linear "
+            "probe."
+        )
+
+
+def has_labelled_records(task: EvaluatedTask, split: str) -> bool:
+    """Whether the data has this split, with records that have a label of the task."""
+    rows = getattr(task.data, split)
+    return rows is not None and len(rows) > 0 and bool(task.task.targets(rows).any())
 
 
 @torch.no_grad()
@@ -116,7 +261,7 @@ def zero_shot_scores(
         if not kept.any():
             raise ValueError(f"No record of {data.name}'s {split} split has a label of task '{task.name}'.")
         for prompt_set in prompt_sets:
-            prompts = load_prompt_set(task.class_names, prompt_set, task.class_members)
+            prompts = load_prompt_set(task.class_names, prompt_set, task.class_members, task=task.name)
             scores = [
                 (ecg @ class_embeddings(encoder, processor, prompts.prompts).float().cpu().numpy().T)[kept]
                 for encoder, ecg in zip(encoders, embeds, strict=True)

@@ -9,46 +9,82 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_ecgtext.evaluation.bootstrap import BootstrapDistribution, bootstrap_intervals, paired_difference
+from hf_ecgtext.evaluation.calibration import calibrate
+from hf_ecgtext.evaluation.calibration_metrics import brier_score, ece_equal_mass
 from hf_ecgtext.evaluation.frame import TaskScores
 from hf_ecgtext.evaluation.metrics import Metric, auroc, average_precision, macro
+from hf_ecgtext.evaluation.permutation import permutation_test
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
 from hf_ecgtext.evaluation.results import EvaluationResult
+from hf_ecgtext.evaluation.thresholds import ThresholdMetric, task_thresholds
 
 _MIN_RESAMPLES_PER_RUN = 100
+_DECISIONS: tuple[ThresholdMetric, ...] = ("f1", "sensitivity", "specificity", "accuracy")
+_CALIBRATION: tuple[Any, ...] = (brier_score, ece_equal_mass)
 
 
 def task_results(
     scores: TaskScores, protocol: EvaluationProtocol, *, seed: int = 0, num_resamples: int = 1000
 ) -> list[EvaluationResult]:
-    """AUROC and average precision with intervals, over all classes and over the frequent ones.
+    """Ranking metrics over all classes and over the frequent ones, decisions at thresholds, and calibration.
+
+    Decisions and calibration need scores of the validation split, and are left out where there are none; with
+    thresholds from the test split, as published, decisions need none.
 
     Args:
         scores ([`TaskScores`]): Of one or several runs; a value is the mean over the runs, `spread` their standard
             deviation, and the interval pools resamples of all runs.
-        protocol ([`EvaluationProtocol`]): Says which classes count.
+        protocol ([`EvaluationProtocol`]): Says which classes count and where thresholds come from.
         seed (`int`): Of the resamples.
         num_resamples (`int`): Over all runs together, but at least 100 of each.
     """
+    settings: dict[str, Any] = {"seed": seed, "num_resamples": num_resamples}
+    lines = _lines(scores, scores.scores, (auroc, average_precision), protocol.min_positives, {}, **settings)
+    if protocol.thresholds == "test" or scores.validation_scores is not None:
+        thresholds = task_thresholds(scores, protocol.thresholds)
+        details = thresholds.details(scores.class_names)
+        margins = thresholds.margins(scores.scores)
+        lines += _lines(scores, margins, thresholds.metrics(_DECISIONS), (1,), details, **settings)
+    if scores.validation_scores is not None:
+        calibration = calibrate(scores)
+        before = {name: value for name, value in calibration.pooled().items() if name.endswith("_before")}
+        details = {**calibration.details(), **before}
+        lines += _lines(scores, calibration.after, _CALIBRATION, (1,), details, **settings)
+    return lines
+
+
+def _lines(
+    scores: TaskScores,
+    runs: NDArray[np.floating],
+    metrics: Sequence[Metric],
+    min_positives: Sequence[int],
+    details: dict[str, Any],
+    *,
+    seed: int,
+    num_resamples: int,
+) -> list[EvaluationResult]:
     distributions = bootstrap_intervals(
-        scores.scores,
+        runs,
         scores.targets,
         _patients(scores),
-        num_resamples=_resamples_per_run(num_resamples, len(scores.scores)),
+        metrics=metrics,
+        num_resamples=_resamples_per_run(num_resamples, len(runs)),
         seed=seed,
     )
-    metrics: tuple[Metric, ...] = (auroc, average_precision)
-    per_run = {metric.__name__: [metric(run, scores.targets) for run in scores.scores] for metric in metrics}
+    per_run = {metric.__name__: [metric(run, scores.targets) for run in runs] for metric in metrics}
+    common = provenance(scores)
+    common["details"] = {**common["details"], **details}
     return [
         EvaluationResult.from_bootstrap(
             distribution,
             list(scores.class_names),
-            min_positives=min_positives,
+            min_positives=least,
             metric=name,
-            spread=_spread(per_run[name], distribution, min_positives),
-            **provenance(scores),
+            spread=_spread(per_run[name], distribution, least),
+            **common,
         )
         for name, distribution in distributions.items()
-        for min_positives in protocol.min_positives
+        for least in min_positives
     ]
 
 
@@ -62,6 +98,9 @@ def difference_results(
 ) -> list[EvaluationResult]:
     """How much better one encoder is than another on the same records and resamples.
 
+    The p values of AUROC are those of a two-sided permutation test that swaps whole patients; average precision has
+    none.
+
     Raises:
         ValueError: If the two are not about the same question.
     """
@@ -74,6 +113,9 @@ def difference_results(
         num_resamples=_resamples_per_run(num_resamples, len(scores.scores) * len(reference.scores)),
         seed=seed,
     )
+    test = permutation_test(
+        scores.scores, reference.scores, scores.targets, _patients(scores), num_permutations=num_resamples, seed=seed
+    )
     contamination = scores.contamination
     if reference.contamination != contamination:
         contamination = f"{contamination}; '{reference.checkpoint}': {reference.contamination}"
@@ -84,6 +126,7 @@ def difference_results(
             min_positives=min_positives,
             metric=name,
             compared_with=reference.checkpoint,
+            p_value=_number(test.macro_p_value(min_positives)) if name == auroc.__name__ else None,
             **{**provenance(scores), "contamination": contamination},
         )
         for name, distribution in distributions.items()
@@ -125,6 +168,10 @@ def provenance(scores: TaskScores) -> dict[str, Any]:
         "settings": scores.settings,
         "details": scores.details,
     }
+
+
+def _number(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def _patients(scores: TaskScores) -> Sequence[object] | None:

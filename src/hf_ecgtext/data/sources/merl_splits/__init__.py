@@ -3,7 +3,7 @@
 Every paper on zero-shot ECG classification since MERL uses these 70:10:20 splits, drawn once by its authors and only
 published as tables. The files here hold nothing but the name of each record and its split, one letter per record in
 rows of a hundred. The published tables number CPSC2018's records in the order of a directory listing, which differs
-from machine to machine; the names do not.
+from machine to machine; the names do not. The order of the training records is kept apart.
 
 Source: github.com/cheliu-computation/MERL-ICML2024, commit 38799b7, folder `data_split`; MIT licence,
 Copyright (c) 2024 Che Liu.
@@ -55,6 +55,26 @@ def read_split_list(name: str) -> dict[str, str]:
                 )
             splits[f"{prefix}{int(digits) + offset:0{len(digits)}}"] = _SPLIT_OF_LETTER[letter]
     return splits
+
+
+@cache
+def read_train_order(name: str) -> tuple[str, ...]:
+    """The training records of a list in the order of the published table, which decides the published draws of them.
+
+    Args:
+        name (`str`): `"cpsc2018"` (4,950 records) or `"csn"` (16,546).
+
+    Raises:
+        ValueError: If there is no such list, or the installed files are damaged.
+    """
+    splits = read_split_list(name)
+    text = resources.files(__name__).joinpath(f"{name}_train_order.txt").read_text(encoding="ascii")
+    prefix = next(iter(splits)).rstrip("0123456789")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    names = tuple(f"{prefix}{number}" for line in lines for number in line.split())
+    if sorted(names) != [record for record, split in splits.items() if split == "train"]:
+        raise ValueError(f"The installed order of the split list '{name}' is damaged. Install the package again.")
+    return names
 
 
 def check_split_of_others(value: str) -> str:

@@ -1,0 +1,92 @@
+"""`hf-ecgtext report`: tables, figures and one HTML page of a benchmark run, from its result lines."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hf_ecgtext.evaluation.frame import TaskScores
+from hf_ecgtext.evaluation.results import EvaluationResult, read_results, written_whole
+from hf_ecgtext.reporting.benchmark_figures import Drawn, draw_all
+from hf_ecgtext.reporting.benchmark_tables import benchmark_tables
+from hf_ecgtext.reporting.html_report import write_html_report
+from hf_ecgtext.reporting.tables import NamedTable, Style
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("results", type=Path, nargs="+", help="files of result lines (.jsonl)")
+    parser.add_argument("--scores", type=Path, help="folder of the scores behind the lines, for reliability plots")
+    parser.add_argument("--out", type=Path, required=True, help="folder for tables.md, figures and index.html")
+    parser.add_argument("--latex", action="store_true", help="also write tables.tex (needs the package booktabs)")
+    parser.add_argument(
+        "--titles",
+        nargs="+",
+        default=[],
+        metavar="CHECKPOINT=NAME",
+        help="how checkpoints are called, in the order of the rows (default: their names as they are)",
+    )
+    parser.add_argument("--title", default="ECG-text benchmark", help="of the page (%(default)s)")
+    parser.add_argument("--no-published", action="store_true", help="leave the papers' numbers out")
+    parser.add_argument("--no-figures", action="store_true", help="tables only; matplotlib is not needed")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write everything."""
+    results = [result for path in arguments.results for result in read_results(path)]
+    titles = parse_titles(arguments.titles, results)
+    scores = read_scores(arguments.scores) if arguments.scores else []
+    tables = benchmark_tables(results, titles=titles, published=not arguments.no_published)
+    write_tables(arguments.out / "tables.md", tables, "markdown")
+    if arguments.latex:
+        write_tables(arguments.out / "tables.tex", tables, "latex")
+    figures: list[Drawn] = []
+    skipped: list[str] = []
+    if not arguments.no_figures:
+        figures = draw_all(results, scores, arguments.out / "figures", titles=titles, skipped=skipped)
+    page = write_html_report(
+        arguments.out / "index.html",
+        title=arguments.title,
+        tables=tables,
+        figures=figures,
+        results=results,
+        notes=skipped,
+    )
+    print(f"{len(results):,} result lines, {len(tables)} tables, {len(figures)} figures: {page}")
+
+
+def parse_titles(texts: list[str], results: list[EvaluationResult]) -> dict[str, str]:
+    """`CHECKPOINT=NAME` options.
+
+    Raises:
+        ValueError: If one is no such pair, or no result is of its checkpoint.
+    """
+    known = dict.fromkeys(result.checkpoint for result in results)
+    titles = {}
+    for text in texts:
+        # The checkpoint may be a path with an equals sign; a title has none.
+        checkpoint, equals, title = text.rpartition("=")
+        if not (checkpoint and equals and title.strip()):
+            raise ValueError(f"--titles {text}: expected CHECKPOINT=NAME.")
+        if checkpoint not in known:
+            raise ValueError(f"--titles {text}: no result is of '{checkpoint}'; checkpoints: {', '.join(known)}.")
+        titles[checkpoint] = title.strip()
+    return titles
+
+
+def read_scores(folder: Path) -> list[TaskScores]:
+    """All scores below a folder, in the order of their paths.
+
+    Raises:
+        FileNotFoundError: If there are none.
+    """
+    paths = sorted(folder.rglob("*.npz"))
+    if not paths:
+        raise FileNotFoundError(f"There are no scores (.npz) in '{folder}'; leave --scores out, or give their folder.")
+    return [TaskScores.load(path) for path in paths]
+
+
+def write_tables(path: Path, tables: list[NamedTable], style: Style) -> None:
+    """All tables in one file, whole or not at all."""
+    with written_whole(path) as unfinished:
+        unfinished.write_text("\n".join(table.render(style) for table in tables), encoding="utf-8")

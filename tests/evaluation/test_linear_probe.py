@@ -1,0 +1,387 @@
+"""Linear probes in the frame: draws, selection, columns, and what is reported."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hf_ecgtext.data.sources.merl_splits import read_split_list, read_train_order
+from hf_ecgtext.data.subsets import published_subset
+from hf_ecgtext.data.tasks import EcgData, LabelTask
+from hf_ecgtext.evaluation.features import FeatureCache
+from hf_ecgtext.evaluation.frame import EvaluatedTask, EvaluationContext, TaskScores
+from hf_ecgtext.evaluation.frozen_encoders import EncoderRuns, FrozenEncoder, ModelEncoder
+from hf_ecgtext.evaluation.linear_probe import evaluate, training_draws, training_targets
+from hf_ecgtext.evaluation.logistic_regression import STRENGTHS, fit_logistic_regressions
+from hf_ecgtext.evaluation.metrics import auroc, macro
+from hf_ecgtext.evaluation.protocols import PUBLISHED, STRICT, get_protocol
+
+LABELS = ("CD", "HYP", "MI", "NORM", "RARE")
+
+
+class Rows:
+    """Records in memory; what an encoder gets as their ECG is the features."""
+
+    def __init__(self, columns, features):
+        self.columns, self.features = columns, features
+
+    def __len__(self):
+        return len(self.features)
+
+    def __getitem__(self, index):
+        return {"ecg": self.features[index], "index": index}
+
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+    def column(self, name):
+        return self.columns[name]
+
+
+class Prepared(FrozenEncoder):
+    """Multiplies the features of the records by a random matrix."""
+
+    def __init__(self, seed):
+        self.seed = seed
+        self.matrix = np.random.default_rng(seed).normal(size=(12, 12)).astype(np.float32)
+
+    def identity(self):
+        return {"seed": self.seed}
+
+    def encode(self, ecgs):
+        return {"probe": np.stack(ecgs) @ self.matrix}
+
+
+def make_rows(split, size, seed, labels=LABELS, num_patients=None, name="R", order=None):
+    rng = np.random.default_rng((seed, len(split)))
+    features = rng.normal(size=(size, 12)).astype(np.float32)
+    z = features[:, np.arange(len(labels)) % 12] + rng.normal(size=(size, len(labels)))
+    positive = z > np.linspace(0.2, 1.5, len(labels))
+    positive[~positive.any(axis=1), -2] = True
+    listed = [[label for label, found in zip(labels, row, strict=True) if found] for row in positive]
+    patients = [None] * size if num_patients is None else [f"{split}{number}" for number in np.arange(size) // 2]
+    order = np.arange(size) if order is None else order
+    columns = {
+        "record_id": [f"{name}{split}{row:04d}" for row in order],
+        "patient_id": [patients[row] for row in order],
+        "labels": [listed[row] for row in order],
+    }
+    return Rows(columns, features[order])
+
+
+def make_task(seed=0, labels=LABELS, task="toy", data="toy", patients=True, shuffled=False, sizes=(200, 100, 120)):
+    rng = np.random.default_rng(99)
+    splits = {
+        split: make_rows(
+            split,
+            size,
+            seed,
+            labels,
+            num_patients=True if patients else None,
+            order=rng.permutation(size) if shuffled else None,
+        )
+        for split, size in zip(("train", "validation", "test"), sizes, strict=True)
+    }
+    names = {label: label.lower() for label in (labels[::-1] if shuffled else labels)}
+    question = LabelTask(task, "labels", names)
+    return EvaluatedTask(EcgData(name=data, revision="1", tasks=(question,), **splits), question)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return FeatureCache(tmp_path, show_progress=False)
+
+
+def encoders(*seeds):
+    return EncoderRuns("toy", "random", tuple(Prepared(seed) for seed in seeds), seed=seeds)
+
+
+def test_a_strict_probe_has_runs_for_every_member_and_draw_and_says_what_came_up(cache):
+    task = make_task()
+    context = EvaluationContext(cache=cache, protocol=STRICT, fractions=(0.1, 1.0), contamination="none")
+    few, whole = evaluate(encoders(1, 2), task, context).scores
+    assert few.scores.shape == (10, 120, 5)
+    assert few.validation_scores.shape == (10, 100, 5)
+    assert whole.scores.shape == (2, 120, 5)
+    assert few.scores.dtype == np.float32
+    assert few.settings == {"fraction": 0.1, "solver": "logistic_regression"}
+    assert whole.settings == {"fraction": 1.0, "solver": "logistic_regression"}
+    assert few.details["draws"] == 5
+    assert few.details["num_train"] == [20] * 5
+    assert whole.details["num_train"] == [200]
+    assert len(few.details["strengths"]) == 10
+    assert set(few.details["strengths"]) <= set(STRENGTHS)
+    assert "upper_bound" not in few.details
+    assert (few.protocol, few.evaluation, few.score_kind) == ("strict", "linear_probe", "logit")
+    assert (few.seed, few.encoder, few.contamination) == ((1, 2), "random", "none")
+    np.testing.assert_array_equal(few.targets, task.records("test").targets)
+    np.testing.assert_array_equal(few.validation_targets, task.records("validation").targets)
+
+
+def test_answers_are_those_of_a_probe_fitted_by_hand(cache):
+    task, member = make_task(), Prepared(3)
+    context = EvaluationContext(cache=cache, protocol=STRICT, fractions=(0.1,))
+    (found,) = evaluate(EncoderRuns("toy", "trained", (member,)), task, context).scores
+    features = {split: np.stack(task.data.split(split).features) @ member.matrix for split in ("train", "test")}
+    for run, rows in enumerate(training_draws(task, 0.1, STRICT, seed=0)):
+        chosen = found.details["strengths"][run]
+        fit = fit_logistic_regressions(features["train"][rows], task.records("train").targets[rows], [chosen])
+        np.testing.assert_allclose(found.scores[run], fit.scores(features["test"])[0], rtol=1e-3, atol=1e-4)
+
+
+def test_the_strength_is_chosen_on_the_split_that_the_protocol_names(cache):
+    task, runs = make_task(), encoders(1)
+    on = {
+        split: evaluate(
+            runs,
+            task,
+            EvaluationContext(cache=cache, protocol=get_protocol("strict", probe_selection=split), fractions=(0.1,)),
+        ).scores[0]
+        for split in ("validation", "test")
+    }
+    train, test = (task.data.split(split).features @ runs.members[0].matrix for split in ("train", "test"))
+    for run, rows in enumerate(training_draws(task, 0.1, STRICT, seed=0)):
+        path = fit_logistic_regressions(train[rows], task.records("train").targets[rows])
+        best = max(macro(auroc(scores, on["test"].targets)) for scores in path.scores(test))
+        assert macro(auroc(on["test"].scores[run], on["test"].targets)) == pytest.approx(best, abs=1e-3)
+        assert best >= macro(auroc(on["validation"].scores[run], on["test"].targets)) - 1e-3
+    assert on["test"].details["strengths"] != on["validation"].details["strengths"]
+    assert "test split" in on["test"].details["upper_bound"]
+
+
+@pytest.mark.parametrize("protocol", [STRICT, PUBLISHED], ids=["strict", "published"])
+def test_the_order_of_records_and_classes_in_the_files_changes_no_number(tmp_path, protocol):
+    answers = [
+        evaluate(
+            encoders(1),
+            make_task(shuffled=shuffled),
+            EvaluationContext(
+                cache=FeatureCache(tmp_path / str(shuffled), show_progress=False),
+                protocol=protocol,
+                fractions=(0.1, 1.0),
+            ),
+        ).scores
+        for shuffled in (False, True)
+    ]
+    for plain, shuffled in zip(*answers, strict=True):
+        assert plain.record_ids == shuffled.record_ids
+        np.testing.assert_array_equal(plain.targets, shuffled.targets)
+        np.testing.assert_array_equal(plain.scores, shuffled.scores)
+        assert plain.details == shuffled.details
+
+
+def test_the_seed_decides_the_draws_and_encoders_share_them(cache):
+    task = make_task()
+    draws = [training_draws(task, 0.1, STRICT, seed) for seed in (0, 0, 1)]
+    assert all(np.array_equal(a, b) for a, b in zip(draws[0], draws[1], strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(draws[0], draws[2], strict=True))
+    (again,) = (training_draws(make_task(), 0.1, STRICT, 0),)
+    assert all(np.array_equal(a, b) for a, b in zip(draws[0], again, strict=True))
+
+    context = EvaluationContext(cache=cache, protocol=STRICT, fractions=(0.1,))
+    first, second = (evaluate(encoders(1), task, context).scores[0].scores for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    other = evaluate(encoders(1), task, replace(context, seed=1)).scores[0].scores
+    assert not np.array_equal(first, other)
+
+
+def test_draws_keep_patients_together_and_take_records_for_patients_where_there_are_none():
+    task = make_task()
+    patients = task.records("train").patients
+    for rows in training_draws(task, 0.1, STRICT, 0):
+        outside = np.setdiff1d(np.arange(200), rows)
+        assert not set(patients[rows]) & set(patients[outside])
+    single = make_task(patients=False)
+    assert single.records("train").patients is None
+    assert [len(rows) for rows in training_draws(single, 0.1, STRICT, 0)] == [20] * 5
+
+
+def test_absent_labels_are_counted_by_draw_and_score_zero(cache):
+    task = make_task(labels=(*LABELS[:4], "SELDOM"))
+    column = task.labels.index("SELDOM")
+    for labels in task.data.train.columns["labels"]:
+        if "SELDOM" in labels:
+            labels.remove("SELDOM")
+            labels.append("NORM")
+    context = EvaluationContext(cache=cache, protocol=STRICT, fractions=(0.1, 1.0))
+    few, whole = evaluate(encoders(1), task, context).scores
+    assert few.details["absent_labels"] == {"SELDOM": 5}
+    assert whole.details["absent_labels"] == {"SELDOM": 1}
+    assert (whole.scores[:, :, column] == 0).all()
+    assert auroc(whole.scores[0], whole.targets)[column] == 0.5
+
+
+def test_a_label_that_every_drawn_record_has_is_named(cache):
+    task = make_task(labels=("A", "B"))
+    for labels in task.data.train.columns["labels"]:
+        labels[:] = sorted({*labels, "A"})
+    (found,) = evaluate(encoders(1), task, EvaluationContext(cache=cache, protocol=STRICT, fractions=(1.0,))).scores
+    assert found.details["labels_without_negatives"] == {"A": 1}
+    assert (found.scores[:, :, 0] == 0).all()
+
+
+def test_the_published_protocol_keeps_three_epochs_and_calls_the_best_test_epoch_an_upper_bound(cache):
+    context = EvaluationContext(cache=cache, protocol=PUBLISHED, fractions=(0.1,))
+    found = evaluate(encoders(1, 2), make_task(), context).scores
+    assert [scores.settings for scores in found] == [
+        {"fraction": 0.1, "solver": "merl", "selection": selection}
+        for selection in ("best test epoch", "best validation epoch", "last epoch")
+    ]
+    best, honest, last = found
+    assert best.scores.shape == (2, 120, 5)
+    assert {scores.protocol for scores in found} == {"published"}
+    assert "test split itself" in best.details["upper_bound"]
+    assert "upper_bound" not in honest.details
+    assert "upper_bound" not in last.details
+    assert last.details["epochs"] == [100, 100]
+    assert best.details["num_epochs"] == 100
+    for run in range(2):
+        values = [macro(auroc(scores.scores[run], scores.targets)) for scores in found]
+        assert values[0] == max(values)
+        chosen = [macro(auroc(scores.validation_scores[run], scores.validation_targets)) for scores in found]
+        assert chosen[1] == max(chosen)
+
+
+def test_a_published_recipe_with_an_honest_choice_gives_one_result(cache):
+    protocol = get_protocol("strict", probe_solver="cmelt", num_draws=2)
+    context = EvaluationContext(cache=cache, protocol=protocol, fractions=(0.1,))
+    (found,) = evaluate(encoders(1), make_task(), context).scores
+    assert found.settings == {"fraction": 0.1, "solver": "cmelt", "selection": "best validation epoch"}
+    assert found.scores.shape[0] == found.details["draws"] == 2
+    assert found.details["num_epochs"] == 200
+
+
+def test_scores_survive_saving(cache, tmp_path):
+    context = EvaluationContext(cache=cache, protocol=PUBLISHED, fractions=(0.1,))
+    saved = evaluate(encoders(1), make_task(), context).scores[0]
+    saved.save(tmp_path / "scores.npz")
+    loaded = TaskScores.load(tmp_path / "scores.npz")
+    assert (loaded.settings, loaded.details) == (saved.settings, saved.details)
+    np.testing.assert_array_equal(loaded.scores, saved.scores)
+
+
+def test_a_missing_validation_split_is_an_error_that_names_the_fix(cache):
+    task = make_task()
+    task = EvaluatedTask(replace(task.data, validation=None), task.task)
+    with pytest.raises(ValueError, match=r"toy has no validation split here.*Open data that has one"):
+        evaluate(encoders(1), task, EvaluationContext(cache=cache, protocol=STRICT))
+
+
+@pytest.mark.parametrize("protocol", [STRICT, PUBLISHED], ids=["strict", "published"])
+def test_impossible_fractions_are_errors(protocol):
+    task = make_task()
+    with pytest.raises(ValueError, match=r"0\.001 of the 200 training records of 'toy' is none.*at least 0\.005"):
+        training_draws(task, 0.001, protocol, 0)
+    for fraction in (0.0, -0.5, 1.01):
+        with pytest.raises(ValueError, match="above 0 and at most 1"):
+            training_draws(task, fraction, protocol, 0)
+
+
+def test_by_position_three_subclasses_learn_one_anothers_targets():
+    task = make_task(labels=("AVB", "ISC", "NORM", "RAO/RAE"), task="ptbxl_sub")
+    plain = task.records("train").targets
+    by_position = training_targets(task, PUBLISHED)
+    # AVB, ISC, NORM, RAO/RAE learn RAO/RAE, AVB, NORM, ISC.
+    np.testing.assert_array_equal(by_position, plain[:, [3, 0, 2, 1]])
+    np.testing.assert_array_equal(training_targets(task, STRICT), plain)
+    elsewhere = make_task(labels=("AVB", "ISC", "NORM", "RAO/RAE"), task="toy")
+    np.testing.assert_array_equal(training_targets(elsewhere, PUBLISHED), elsewhere.records("train").targets)
+
+
+def test_the_exchange_is_that_of_the_published_tables(real_data):
+    import pandas as pd
+
+    folder = real_data / "merl_splits" / "ptbxl" / "sub_class"
+    train, val, test = (
+        list(pd.read_csv(folder / f"ptbxl_sub_class_{split}.csv", nrows=1).columns[6:])
+        for split in ("train", "val", "test")
+    )
+    assert val == test
+    learnt = {mine: other for mine, other in zip(test, train, strict=True) if mine != other}
+    assert learnt == {"ISC": "AVB", "AVB": "RAO/RAE", "RAO/RAE": "ISC"}
+    task = make_task(labels=tuple(test), task="ptbxl_sub")
+    table = pd.DataFrame(task.records("train").targets, columns=task.labels)
+    by_position = pd.DataFrame(training_targets(task, PUBLISHED), columns=task.labels)
+    np.testing.assert_array_equal(by_position[test], table[train])
+
+
+def test_by_position_is_reported_and_changes_only_those_classes(cache):
+    task = make_task(labels=("AVB", "ISC", "NORM", "RAO/RAE"), task="ptbxl_sub")
+    switched = get_protocol("strict", class_columns="by_position")
+    (found,), (plain,) = (
+        evaluate(encoders(1), task, EvaluationContext(cache=cache, protocol=protocol, fractions=(1.0,))).scores
+        for protocol in (switched, STRICT)
+    )
+    assert found.details["learnt_from_column_of"] == {"ISC": "AVB", "AVB": "RAO/RAE", "RAO/RAE": "ISC"}
+    assert "learnt_from_column_of" not in plain.details
+    worse = auroc(plain.scores[0], plain.targets) - auroc(found.scores[0], found.targets)
+    assert (worse[[0, 1, 3]] > 0.1).all()
+    assert abs(worse[2]) < 0.05
+
+
+def test_published_draws_follow_record_ids_where_no_list_is_known():
+    (rows,) = training_draws(make_task(shuffled=True), 0.1, PUBLISHED, seed=5)
+    np.testing.assert_array_equal(rows, published_subset(200, 0.1))
+
+
+def listed_task(name, record_ids):
+    rows = make_rows("train", len(record_ids), 0)
+    rows.columns["record_id"] = list(record_ids)
+    question = LabelTask(name, "labels", {label: label for label in LABELS})
+    data = EcgData(name=name, revision="1", train=rows, validation=None, test=None, tasks=(question,))
+    return EvaluatedTask(data, question)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "column", "pattern"),
+    [("cpsc2018", "icbeb", "filename", r"(A\d{4})"), ("csn", "chapman", "ecg_path", r"/(JS\d{5})\.mat$")],
+)
+def test_published_draws_are_those_of_the_published_tables(real_data, name, folder, column, pattern):
+    import pandas as pd
+    from sklearn.model_selection import train_test_split
+
+    table = pd.read_csv(real_data / "merl_splits" / folder / f"{folder}_train.csv", usecols=[column])
+    names = table[column].str.extract(pattern)[0].tolist()
+    assert list(read_train_order(name)) == names
+    task = listed_task(name, sorted(names))
+    for fraction in (0.01, 0.1):
+        (rows,) = training_draws(task, fraction, PUBLISHED, seed=0)
+        expected, _ = train_test_split(table, train_size=fraction, random_state=42)
+        drawn = [task.records("train").record_ids[row] for row in rows]
+        assert drawn == expected[column].str.extract(pattern)[0].tolist()
+
+
+@pytest.mark.parametrize("name", ["cpsc2018", "csn"])
+def test_a_part_of_a_list_is_drawn_from_in_its_order(name):
+    order = read_train_order(name)
+    part = order[5:305]
+    assert list(part) != sorted(part)
+    task = listed_task(name, sorted(part))
+    (rows,) = training_draws(task, 0.1, PUBLISHED, seed=0)
+    drawn = [task.records("train").record_ids[row] for row in rows]
+    assert drawn == [part[place] for place in published_subset(300, 0.1)]
+
+
+def test_a_record_that_the_published_table_does_not_list_has_no_published_draw():
+    names = [record for record, split in read_split_list("csn").items() if split == "train"][:50]
+    task = listed_task("csn", [*names, "JS99999"])
+    with pytest.raises(ValueError, match=r"'JS99999' of csn is not in the published.*split_of_others='leave_out'"):
+        training_draws(task, 0.1, PUBLISHED, 0)
+    assert len(training_draws(task, 0.1, STRICT, 0)) == 5
+
+
+def test_a_model_is_probed_from_recordings(tmp_path):
+    from hf_ecgtext.data.sources.synthetic import open_data
+    from hf_ecgtext.methods import get_recipe
+
+    data = open_data(num_records=60, sampling_rate_hz=100.0, cache_dir=tmp_path / "data")
+    model, processor = get_recipe("merl", "debug").build(seed=0)
+    runs = EncoderRuns("merl", "trained", (ModelEncoder(model, processor),))
+    cache = FeatureCache(tmp_path / "features", show_progress=False)
+    task = EvaluatedTask(data, data.tasks[0])
+    context = EvaluationContext(cache=cache, protocol=STRICT, fractions=(1.0,))
+    (found,) = evaluate(runs, task, context).scores
+    assert found.scores.shape == (1, len(task.records("test")), len(task.labels))
+    assert np.isfinite(found.scores).all()
