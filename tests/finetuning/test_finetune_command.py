@@ -37,7 +37,8 @@ def test_it_trains_once_per_number_of_leads_and_goes_on_where_it_was(merl_folder
     assert "Fine-tuning: AUROC on synthetic by leads" in printed
     results = read_results(tmp_path / "results.jsonl")
     cells = [(result.settings["leads"], result.metric, result.min_positives) for result in results]
-    assert len(cells) == len(set(cells)) == 8, "no line was written twice"
+    assert len(cells) == len(set(cells)), "no line was written twice"
+    assert {metric for _, metric, _ in cells} >= {"auroc", "average_precision"}
     assert {leads for leads, *_ in cells} == {12, 2}
     assert {(result.evaluation, result.checkpoint) for result in results} == {("finetune", str(merl_folder))}
     model = AutoModel.from_pretrained(tmp_path / "leads-2")

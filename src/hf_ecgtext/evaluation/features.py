@@ -71,7 +71,7 @@ class FeatureCache:
             RecordError: If the encoder gives NaN or infinite features for a record.
             ValueError: If the data has no such split, or a record id occurs twice.
         """
-        rows = data.split(split)
+        rows, encoder = data.split(split), encoder.for_data(data.name)
         order, record_ids = canonical_order(data, split)
         description = {
             "version": _VERSION,

@@ -21,6 +21,7 @@ from hf_ecgtext.evaluation.features import FeatureCache
 from hf_ecgtext.evaluation.frozen_encoders import EncoderRuns, canonical_order
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
 from hf_ecgtext.evaluation.results import NOT_CHECKED, Encoder, EvaluationResult, written_whole
+from hf_ecgtext.evaluation.retrieval_ranks import RetrievalRanks
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,10 +213,12 @@ class CellOutcome:
     Args:
         scores (`tuple[TaskScores, ...]`): Answers, from which the frame makes result lines.
         results (`tuple[EvaluationResult, ...]`): Lines that no scores stand behind, such as those of retrieval.
+        ranks (`tuple[RetrievalRanks, ...]`): Places behind the lines of retrieval, for comparisons.
     """
 
     scores: tuple[TaskScores, ...] = ()
     results: tuple[EvaluationResult, ...] = ()
+    ranks: tuple[RetrievalRanks, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

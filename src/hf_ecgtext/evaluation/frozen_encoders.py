@@ -31,7 +31,8 @@ Features = dict[str, NDArray[np.float32]]
 """Arrays of shape `(num_records, dim)`: `"probe"`, and of encoders with a text tower `"ecg_embeds"`, L2-normalised."""
 
 _NUM_CALIBRATION = 256
-_PUBLISHED_CUT_S = 5.0  # MERL, DERI and C-MELT, for CPSC2018
+_PUBLISHED_CUT_S = 5.0  # MERL, DERI and C-MELT
+_CUT_AS_PUBLISHED = {"cpsc2018"}
 
 
 class FrozenEncoder(ABC):
@@ -44,6 +45,10 @@ class FrozenEncoder(ABC):
     @abstractmethod
     def encode(self, ecgs: Sequence[AnyEcg]) -> Features:
         """Features of some recordings, one row each."""
+
+    def for_data(self, name: str) -> FrozenEncoder:
+        """The encoder as it treats the recordings of some data."""
+        return self
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """L2-normalised embeddings of shape `(num_texts, projection_dim)` in the space of `"ecg_embeds"`.
@@ -103,6 +108,7 @@ class ModelEncoder(FrozenEncoder):
                 "processor": _digest(
                     json.dumps(self.processor.feature_extractor.to_dict(), sort_keys=True, default=str)
                 ),
+                "text_processor": _digest(f"{self.processor.to_dict()} {self.processor.tokenizer.get_vocab()}"),
                 "dtype": self.dtype,
                 "long_records": self.long_records,
             }
@@ -154,13 +160,21 @@ class ModelEncoder(FrozenEncoder):
 
     def with_windows(self, long_records: str) -> ModelEncoder:
         """The same weights on other parts of longer recordings."""
-        return ModelEncoder(
+        encoder = ModelEncoder(
             self.model,
             self.processor,
             dtype=self.dtype,
             long_records=long_records,
             text_batch_size=self.text_batch_size,
         )
+        encoder._identity = {**self.identity(), "long_records": long_records}  # weights are hashed once
+        return encoder
+
+    def for_data(self, name: str) -> ModelEncoder:
+        """Only recordings of CPSC2018 are cut to 5 s, as published."""
+        if self.long_records == "first_5_s" and name not in _CUT_AS_PUBLISHED:
+            return self.with_windows("whole")
+        return self
 
     def _autocast(self) -> Any:
         if self.dtype == "float32":

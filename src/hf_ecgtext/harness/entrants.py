@@ -14,8 +14,6 @@ from hf_ecgtext.evaluation.frozen_encoders import EncoderRuns, ModelEncoder, ada
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
 from hf_ecgtext.evaluation.results import NOT_CONTAMINATED, Encoder
 
-_CUT_AS_PUBLISHED = {"cpsc2018"}
-
 
 class Entrant(ABC):
     """One row of the tables.
@@ -80,16 +78,15 @@ class TrainedEntrant(Entrant):
         """That of the encoder."""
         return self.encoder.identity()
 
-    def encoder_for(self, data: EcgData, protocol: EvaluationProtocol) -> ModelEncoder:
-        """The encoder with the windows that the protocol wants for some data."""
-        long_records = protocol.long_records if data.name in _CUT_AS_PUBLISHED else "whole"
-        if long_records == self.encoder.long_records:
+    def encoder_for(self, protocol: EvaluationProtocol) -> ModelEncoder:
+        """The encoder with the windows that the protocol wants."""
+        if protocol.long_records == self.encoder.long_records:
             return self.encoder
-        return self.encoder.with_windows(long_records)
+        return self.encoder.with_windows(protocol.long_records)
 
     def runs(self, data: EcgData, protocol: EvaluationProtocol, evaluation: str) -> EncoderRuns:
         """The checkpoint; for a probe as published, with BatchNorm statistics of the training signals."""
-        encoder = self.encoder_for(data, protocol)
+        encoder = self.encoder_for(protocol)
         if evaluation == "linear_probe" and protocol.batch_norm == "adapted" and encoder.has_batch_norm:
             encoder = ModelEncoder(
                 copy.deepcopy(encoder.model),
@@ -127,7 +124,7 @@ class RandomEntrant(Entrant):
 
     def runs(self, data: EcgData, protocol: EvaluationProtocol, evaluation: str) -> EncoderRuns:
         """Random encoders calibrated on the data's training signals, under every protocol."""
-        return random_runs(self.twin_of.encoder_for(data, protocol), data, self.name, self.seeds)
+        return random_runs(self.twin_of.encoder_for(protocol), data, self.name, self.seeds)
 
 
 class FeatureEntrant(Entrant):
