@@ -80,7 +80,7 @@ def read_scores(folder: Path) -> list[TaskScores]:
     Raises:
         FileNotFoundError: If there are none.
     """
-    paths = sorted(folder.rglob("*.npz"))
+    paths = sorted(folder.rglob("scores-*.npz"))
     if not paths:
         raise FileNotFoundError(f"There are no scores (.npz) in '{folder}'; leave --scores out, or give their folder.")
     return [TaskScores.load(path) for path in paths]

@@ -6,7 +6,6 @@ of their ids and classes in the order of their labels, so that no order in a fil
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +18,9 @@ from numpy.typing import NDArray
 from hf_ecgtext.data.tasks import EcgData, LabelTask
 from hf_ecgtext.evaluation.features import FeatureCache
 from hf_ecgtext.evaluation.frozen_encoders import EncoderRuns, canonical_order
+from hf_ecgtext.evaluation.npz import load_fields, save_fields
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
-from hf_ecgtext.evaluation.results import NOT_CHECKED, Encoder, EvaluationResult, written_whole
+from hf_ecgtext.evaluation.results import NOT_CHECKED, Encoder, EvaluationResult
 from hf_ecgtext.evaluation.retrieval_ranks import RetrievalRanks
 
 
@@ -178,32 +178,12 @@ class TaskScores:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the scores to an `.npz` file, whole or not at all."""
-        arrays = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
-        texts = {name: getattr(self, name) for name in _TEXTS}
-        texts["patients"] = None if self.patients is None else list(self.patients)
-        with written_whole(path) as unfinished, open(unfinished, "wb") as file:
-            np.savez_compressed(file, texts=np.array(json.dumps(texts)), **arrays)
+        save_fields(path, self)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TaskScores:
         """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            texts = json.loads(str(file["texts"]))
-            arrays = {name: file[name] for name in _ARRAYS if name in file}
-        for name in ("class_names", "record_ids"):
-            texts[name] = tuple(texts[name])
-        if isinstance(texts["seed"], list):
-            texts["seed"] = tuple(texts["seed"])
-        if texts["patients"] is not None:
-            texts["patients"] = np.array(texts["patients"], dtype=object)
-        return cls(**texts, **arrays)
-
-
-_ARRAYS = ("targets", "scores", "validation_targets", "validation_scores")
-_TEXTS = (
-    *("evaluation", "task", "protocol", "checkpoint", "encoder", "class_names", "record_ids", "data", "score_kind"),
-    *("prompts", "settings", "details", "seed", "contamination"),
-)
+        return cls(**load_fields(path))
 
 
 @dataclass(frozen=True, eq=False)

@@ -108,7 +108,9 @@ class ModelEncoder(FrozenEncoder):
                 "processor": _digest(
                     json.dumps(self.processor.feature_extractor.to_dict(), sort_keys=True, default=str)
                 ),
-                "text_processor": _digest(f"{self.processor.to_dict()} {self.processor.tokenizer.get_vocab()}"),
+                "text_processor": _digest(
+                    f"{self.processor.to_json_string()} {sorted(self.processor.tokenizer.get_vocab().items())}"
+                ),
                 "dtype": self.dtype,
                 "long_records": self.long_records,
             }
@@ -237,11 +239,14 @@ def adapt_batch_norm(encoder: ModelEncoder, data: EcgData, batch_size: int = 64)
     """
     rows = data.split("train")
     order, _ = canonical_order(data, "train")
+    long_records = encoder.for_data(data.name).long_records
+    duration_s = encoder.processor.feature_extractor.duration_s
 
     def batches() -> Iterator[dict[str, torch.Tensor]]:
         for start in range(0, len(order), batch_size):
             items = rows.__getitems__(order[start : start + batch_size].tolist())
-            yield dict(encoder.processor.feature_extractor([item["ecg"] for item in items], return_tensors="pt"))
+            windows = [window for item in items for window in cut_windows(item["ecg"], duration_s, long_records)]
+            yield dict(encoder.processor.feature_extractor(windows, return_tensors="pt"))
 
     recalibrate_batch_norm(encoder.model, batches())
     encoder._identity = None

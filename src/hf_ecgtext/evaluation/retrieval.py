@@ -49,12 +49,11 @@ def evaluate(runs: EncoderRuns, data: EcgData, context: EvaluationContext) -> Ce
         ValueError: If there is no test split, or none of its records has a report.
         RecordError: If a report has NaN or infinite features.
     """
-    results = [
-        line
-        for ranks in retrieval_ranks(runs, data, context)
-        for line in rank_results(ranks, num_resamples=context.num_resamples, seed=context.seed)
+    both = tuple(retrieval_ranks(runs, data, context))
+    lines = [
+        line for ranks in both for line in rank_results(ranks, num_resamples=context.num_resamples, seed=context.seed)
     ]
-    return CellOutcome(results=tuple(results))
+    return CellOutcome(results=tuple(lines), ranks=both)
 
 
 def retrieval_ranks(

@@ -8,6 +8,7 @@ in the middle of the gallery, and finds nothing among the first.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_ecgtext.evaluation.bootstrap import resample_weights
+from hf_ecgtext.evaluation.npz import load_fields, save_fields
 from hf_ecgtext.evaluation.results import NOT_CHECKED, Encoder
 
 METRICS: dict[str, int | None] = {"recall_at_1": 1, "recall_at_5": 5, "recall_at_10": 10, "median_rank": None}
@@ -63,6 +65,15 @@ class RetrievalRanks:
     details: dict[str, Any] = field(default_factory=dict)
     chance: dict[str, float] = field(default_factory=dict)
     always_commonest: dict[str, float] | None = None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the ranks to an `.npz` file, whole or not at all."""
+        save_fields(path, self)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> RetrievalRanks:
+        """Read what `save` wrote."""
+        return cls(**load_fields(path))
 
     def values(self, metric: str) -> NDArray[np.float64]:
         """A metric of each run, of shape `(num_runs,)`."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from hf_ecgtext.evaluation.frame import CellOutcome, TaskScores
 from hf_ecgtext.evaluation.results import EvaluationResult, read_results, written_whole
+from hf_ecgtext.evaluation.retrieval_ranks import RetrievalRanks
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +54,7 @@ class CellStore:
         return CellOutcome(
             scores=tuple(TaskScores.load(path) for path in sorted(place.glob("scores-*.npz"))),
             results=tuple(read_results(lines)),
+            ranks=tuple(RetrievalRanks.load(path) for path in sorted(place.glob("ranks-*.npz"))),
         )
 
     def save(self, description: dict[str, Any], outcome: CellOutcome) -> None:
@@ -63,6 +65,8 @@ class CellStore:
         unfinished.mkdir(parents=True)
         for number, scores in enumerate(outcome.scores):
             scores.save(unfinished / f"scores-{number:03d}.npz")
+        for number, ranks in enumerate(outcome.ranks):
+            ranks.save(unfinished / f"ranks-{number:03d}.npz")
         write_lines(unfinished / "results.jsonl", outcome.results)
         (unfinished / "cell.json").write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
         try:

@@ -9,47 +9,58 @@ from typing import Any
 
 from hf_ecgtext.evaluation.frame import CellOutcome, TaskScores
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
+from hf_ecgtext.evaluation.retrieval import rank_difference_results
+from hf_ecgtext.evaluation.retrieval_ranks import RetrievalRanks
 from hf_ecgtext.harness.cells import Cell
 from hf_ecgtext.harness.plan import MatrixPlan
 from hf_ecgtext.harness.summary import difference_results
 
-_Answer = tuple[dict[str, Any], TaskScores]
+_Answer = TaskScores | RetrievalRanks
+_Answered = tuple[dict[str, Any], _Answer]
 
 
-def comparison_cells(plan: MatrixPlan, answered: Sequence[_Answer]) -> Iterator[Cell]:
+def comparison_cells(plan: MatrixPlan, answered: Sequence[_Answered]) -> Iterator[Cell]:
     """One cell per checkpoint and question that the reference has answered too.
 
     Numbers that were chosen on the test split are not compared.
 
     Args:
         plan ([`MatrixPlan`]): Names the reference; the first checkpoint otherwise.
-        answered: Descriptions of cells with the scores that they gave.
+        answered: Descriptions of cells, with the answers that they gave.
     """
     trained = [entrant.name for entrant in plan.entrants if entrant.kind == "trained"]
     reference = plan.reference or (trained[0] if trained else None)
     protocols = {protocol.name: protocol for protocol in plan.protocols}
-    questions: dict[str, dict[str, _Answer]] = {}
-    for description, scores in answered:
-        if scores.encoder == "trained" and protocols[scores.protocol].probe_selection == "validation":
-            questions.setdefault(_question(scores), {})[scores.checkpoint] = (description, scores)
+    questions: dict[str, dict[str, _Answered]] = {}
+    for description, answer in answered:
+        if answer.encoder == "trained" and protocols[answer.protocol].probe_selection == "validation":
+            questions.setdefault(_question(answer), {})[answer.checkpoint] = (description, answer)
     for question, answers in questions.items():
         if reference not in answers:
             continue
-        reference_description, reference_scores = answers[reference]
-        for checkpoint, (own_description, scores) in answers.items():
+        reference_description, reference_answer = answers[reference]
+        for checkpoint, (own_description, answer) in answers.items():
             if checkpoint != reference:
                 yield Cell(
-                    title=f"{checkpoint} against {reference} on {scores.task}, {scores.evaluation}",
+                    title=f"{checkpoint} against {reference}: {question}",
                     description={"difference": [own_description, reference_description], "question": question},
-                    work=partial(_compare, plan, scores, reference_scores, protocols[scores.protocol]),
+                    work=partial(_compare, plan, answer, reference_answer, protocols[answer.protocol]),
                 )
 
 
-def _question(scores: TaskScores) -> str:
-    parts = (scores.evaluation, scores.task, scores.protocol, scores.prompts, scores.settings, scores.data)
+def _question(answer: _Answer) -> str:
+    if isinstance(answer, RetrievalRanks):
+        parts: tuple[Any, ...] = ("retrieval", answer.task, answer.protocol, answer.direction, answer.duplicates)
+    else:
+        parts = (answer.evaluation, answer.task, answer.protocol, answer.prompts, answer.settings, answer.data)
     return json.dumps(parts, sort_keys=True)
 
 
-def _compare(plan: MatrixPlan, scores: TaskScores, reference: TaskScores, protocol: EvaluationProtocol) -> CellOutcome:
-    lines = difference_results(scores, reference, protocol, seed=plan.seed, num_resamples=plan.num_resamples)
+def _compare(plan: MatrixPlan, answer: _Answer, reference: _Answer, protocol: EvaluationProtocol) -> CellOutcome:
+    if isinstance(answer, RetrievalRanks) and isinstance(reference, RetrievalRanks):
+        lines = rank_difference_results(answer, reference, num_resamples=plan.num_resamples, seed=plan.seed)
+    elif isinstance(answer, TaskScores) and isinstance(reference, TaskScores):
+        lines = difference_results(answer, reference, protocol, seed=plan.seed, num_resamples=plan.num_resamples)
+    else:
+        raise TypeError(f"'{answer.checkpoint}' and '{reference.checkpoint}' have answered in different ways.")
     return CellOutcome(results=tuple(lines))

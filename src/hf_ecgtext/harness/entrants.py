@@ -73,6 +73,7 @@ class TrainedEntrant(Entrant):
         self.encoder = ModelEncoder(model, processor, dtype=dtype)
         self.ledger = ledger
         self.seed = seed
+        self._adapted: dict[tuple[str, ...], ModelEncoder] = {}
 
     def identity(self) -> dict[str, Any]:
         """That of the encoder."""
@@ -88,18 +89,23 @@ class TrainedEntrant(Entrant):
         """The checkpoint; for a probe as published, with BatchNorm statistics of the training signals."""
         encoder = self.encoder_for(protocol)
         if evaluation == "linear_probe" and protocol.batch_norm == "adapted" and encoder.has_batch_norm:
-            encoder = ModelEncoder(
-                copy.deepcopy(encoder.model),
-                encoder.processor,
-                dtype=encoder.dtype,
-                long_records=encoder.long_records,
-            )
-            adapt_batch_norm(encoder, data)
+            key = (data.name, data.revision, encoder.long_records)
+            if key not in self._adapted:
+                self._adapted[key] = _with_batch_norm_of(encoder, data)
+            encoder = self._adapted[key]
         return EncoderRuns(self.name, self.kind, (encoder,), self.seed, self.ledger)
 
     def contamination(self, data: EcgData, allow_seen: bool) -> str:
         """By the checkpoint's ledger."""
         return check_contamination(self.ledger, data, "test", checkpoint=self.name, allow_seen=allow_seen)
+
+
+def _with_batch_norm_of(encoder: ModelEncoder, data: EcgData) -> ModelEncoder:
+    adapted = ModelEncoder(
+        copy.deepcopy(encoder.model), encoder.processor, dtype=encoder.dtype, long_records=encoder.long_records
+    )
+    adapt_batch_norm(adapted, data)
+    return adapted
 
 
 class RandomEntrant(Entrant):
@@ -117,6 +123,7 @@ class RandomEntrant(Entrant):
         self.name = twin_of.name
         self.twin_of = twin_of
         self.seeds = tuple(seeds)
+        self._runs: dict[tuple[str, ...], EncoderRuns] = {}
 
     def identity(self) -> dict[str, Any]:
         """That of the checkpoint, and the seeds."""
@@ -124,7 +131,11 @@ class RandomEntrant(Entrant):
 
     def runs(self, data: EcgData, protocol: EvaluationProtocol, evaluation: str) -> EncoderRuns:
         """Random encoders calibrated on the data's training signals, under every protocol."""
-        return random_runs(self.twin_of.encoder_for(protocol), data, self.name, self.seeds)
+        encoder = self.twin_of.encoder_for(protocol)
+        key = (data.name, data.revision, encoder.long_records)
+        if key not in self._runs:
+            self._runs[key] = random_runs(encoder, data, self.name, self.seeds)
+        return self._runs[key]
 
 
 class FeatureEntrant(Entrant):

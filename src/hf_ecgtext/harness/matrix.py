@@ -18,6 +18,7 @@ from hf_ecgtext.evaluation.features import FeatureCache
 from hf_ecgtext.evaluation.frame import CellOutcome, EvaluatedTask, EvaluationContext, TaskScores
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
 from hf_ecgtext.evaluation.results import EvaluationResult
+from hf_ecgtext.evaluation.retrieval_ranks import RetrievalRanks
 from hf_ecgtext.harness.cells import Cell, CellStore, write_lines
 from hf_ecgtext.harness.comparisons import comparison_cells
 from hf_ecgtext.harness.entrants import Entrant, ScoringEntrant
@@ -72,13 +73,14 @@ def run_matrix(
     store = CellStore(target / "cells")
     outcome = MatrixOutcome()
     cells = list(_cells(plan, cache, contamination))
-    answered: list[tuple[dict[str, Any], TaskScores]] = []
+    answered: list[tuple[dict[str, Any], TaskScores | RetrievalRanks]] = []
     for cell in tqdm(cells, desc="Evaluating", unit="cell", disable=not show_progress):
         done = _done(cell, store, outcome.failed)
         if done is not None:
             outcome.results.extend(done.results)
             outcome.scores.extend(done.scores)
-            answered.extend((cell.description, scores) for scores in done.scores)
+            answers: tuple[TaskScores | RetrievalRanks, ...] = (*done.scores, *done.ranks)
+            answered.extend((cell.description, answer) for answer in answers)
     comparisons = list(comparison_cells(plan, answered))
     for cell in tqdm(comparisons, desc="Comparing", unit="pair", disable=not (show_progress and comparisons)):
         done = _done(cell, store, outcome.failed)
@@ -127,7 +129,8 @@ def _cells(plan: MatrixPlan, cache: FeatureCache, contamination: dict[tuple[int,
                             contamination=_seen(entrant, plan.data if name == _SHIFT else [data], contamination),
                             other_tasks={key: task for key, task in by_name.items() if task.data is not data},
                         )
-                        yield _cell(plan, evaluation, subject, data, entrant, context)
+                        for part in evaluation.parts(entrant.has_text, subject, context):
+                            yield _cell(plan, evaluation, part, subject, data, entrant, context)
             if name == "linear_probe":
                 yield from _scoring_cells(plan, data, subjects)
 
@@ -141,16 +144,23 @@ def _seen(entrant: Entrant, data: Sequence[EcgData], contamination: dict[tuple[i
 
 
 def _cell(
-    plan: MatrixPlan, evaluation: Evaluation, subject: Any, data: EcgData, entrant: Entrant, context: EvaluationContext
+    plan: MatrixPlan,
+    evaluation: Evaluation,
+    part: dict[str, Any],
+    subject: Any,
+    data: EcgData,
+    entrant: Entrant,
+    context: EvaluationContext,
 ) -> Cell:
     title = f"{evaluation.name} of {entrant.name} ({entrant.kind}) on {subject.name}, {context.protocol.name}"
 
     def work() -> CellOutcome:
         runs = entrant.runs(data, context.protocol, evaluation.name)
-        outcome = evaluation.evaluate(runs, subject, context)
+        outcome = evaluation.evaluate(runs, subject, context, **part)
         return _with_lines(plan, outcome, context.protocol)
 
-    return Cell(title, _description(plan, evaluation, subject, data, entrant, context), work)
+    description = _description(plan, evaluation, subject, data, entrant, context)
+    return Cell(title, {**description, **part}, work)
 
 
 def _scoring_cells(plan: MatrixPlan, data: EcgData, subjects: Sequence[EvaluatedTask]) -> Iterator[Cell]:
@@ -180,7 +190,7 @@ def _with_lines(plan: MatrixPlan, outcome: CellOutcome, protocol: EvaluationProt
         for scores in outcome.scores
         for result in task_results(scores, protocol, seed=plan.seed, num_resamples=plan.num_resamples)
     ]
-    return CellOutcome(outcome.scores, (*outcome.results, *lines))
+    return CellOutcome(outcome.scores, (*outcome.results, *lines), outcome.ranks)
 
 
 def _description(

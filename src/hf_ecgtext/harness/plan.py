@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation import distribution_shift, linear_probe, retrieval, single_label, zero_shot
-from hf_ecgtext.evaluation.frame import CellOutcome, EvaluatedTask
+from hf_ecgtext.evaluation.frame import CellOutcome, EvaluatedTask, EvaluationContext
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
 from hf_ecgtext.harness.entrants import Entrant
 
@@ -22,6 +23,8 @@ class Evaluation:
         subject (`str`): What it asks about: a `"task"`, or the `"data"` as a whole.
         needs_text (`bool`): Whether only encoders with a text tower can answer.
         options (`tuple[str, ...]`): Fields of the plan that decide its numbers.
+        parts (`Callable`, *optional*): From an entrant's `has_text`, subject and context to keyword arguments of
+            `evaluate`, one cell each; one cell without any by default.
     """
 
     name: str
@@ -29,6 +32,15 @@ class Evaluation:
     subject: str = "task"
     needs_text: bool = False
     options: tuple[str, ...] = ()
+    parts: Callable[..., list[dict[str, Any]]] = lambda *_: [{}]
+
+
+def _shift_parts(has_text: bool, task: EvaluatedTask, context: EvaluationContext) -> list[dict[str, Any]]:
+    """Each classifier apart, so that one that cannot be had does not take the other with it."""
+    if not distribution_shift.shift_targets(task.name, context.other_tasks):
+        return []
+    usable = distribution_shift.usable_classifiers(has_text, context.protocol)
+    return [{"classifiers": [classifier]} for classifier in usable]
 
 
 EVALUATIONS = {
@@ -38,7 +50,9 @@ EVALUATIONS = {
         Evaluation("single_label", single_label.evaluate, needs_text=True, options=("prompt_sets",)),
         Evaluation("linear_probe", linear_probe.evaluate, options=("fractions",)),
         Evaluation("retrieval", retrieval.evaluate, subject="data", needs_text=True),
-        Evaluation("distribution_shift", distribution_shift.evaluate, options=("prompt_sets", "other_data")),
+        Evaluation(
+            "distribution_shift", distribution_shift.evaluate, options=("prompt_sets", "other_data"), parts=_shift_parts
+        ),
     )
 }
 

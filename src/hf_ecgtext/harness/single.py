@@ -36,7 +36,7 @@ def evaluate_zero_shot(
     Records without any label of a task stay out of it, as in the published splits.
 
     Args:
-        model ([`~hf_ecgtext.methods.base.EcgTextModel`]): The trained model; it is left in `eval()` mode.
+        model ([`~hf_ecgtext.methods.base.EcgTextModel`]): The trained model.
         processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Its processor.
         data ([`~hf_ecgtext.data.tasks.EcgData`]): Splits and tasks; the training split calibrates the random encoders.
         checkpoint (`str`): Name or path, for the result lines.
@@ -61,6 +61,7 @@ def evaluate_zero_shot(
             f"{data.name} has no train split here, on which random encoders are calibrated. Set num_random_encoders to "
             "0 (--random-encoders 0)."
         )
+    was_training = model.training
     trained = TrainedEntrant(checkpoint, model, processor, ledger, seed=seed)
     entrants: list[Entrant] = [trained]
     if num_random_encoders:
@@ -76,6 +77,7 @@ def evaluate_zero_shot(
     )
     cache = FeatureCache(Path(folder) / "features", show_progress=show_progress)
     outcome = run_matrix(plan, folder, cache, show_progress=show_progress)
+    model.train(was_training)
     if outcome.failed:
         raise ValueError("; ".join(f"{title}: {problem}" for title, problem in outcome.failed.items()))
     return outcome.results
