@@ -120,16 +120,18 @@ def test_unit_and_offset_of_a_feature_do_not_matter():
     np.testing.assert_allclose(other, plain, rtol=1e-5, atol=1e-6)
 
 
-def test_a_class_without_positives_or_without_negatives_scores_zero_and_leaves_the_others_alone():
+def test_a_class_without_positives_or_without_negatives_scores_its_share_and_leaves_the_others_alone():
     features, targets = problem(60, 6, 4)
     without = targets.copy()
     without[:, 1], without[:, 3] = 0, 1
     fit, complete = fit_logistic_regressions(features, without), fit_logistic_regressions(features, targets)
     assert fit.undefined.tolist() == [False, True, False, True]
-    assert (fit.scores(features)[:, :, [1, 3]] == 0).all()
+    for column, share in ((1, 0.5 / 61), (3, 60.5 / 61)):  # of 60 records and half a one of each kind
+        np.testing.assert_allclose(fit.scores(features)[:, :, column], np.log(share / (1 - share)))
     np.testing.assert_allclose(fit.weights[:, [0, 2]], complete.weights[:, [0, 2]], atol=1e-6)
     assert (auroc(fit.scores(features)[0], targets)[[1, 3]] == 0.5).all()
-    assert (fit_logistic_regressions(features, np.zeros((60, 2))).scores(features) == 0).all()
+    nothing = fit_logistic_regressions(features, np.zeros((60, 2))).scores(features)
+    np.testing.assert_allclose(nothing, np.log(0.5 / 60.5))
 
 
 def test_a_constant_feature_has_no_effect():

@@ -51,7 +51,7 @@ class LogisticRegressions:
         weights (`np.ndarray` of shape `(num_strengths, num_classes, dim)`): Of standardised features.
         intercepts (`np.ndarray` of shape `(num_strengths, num_classes)`): Not penalised.
         undefined (`np.ndarray` of shape `(num_classes,)`): bool; classes without a positive or without a negative
-            training record, whose scores are 0 for every record.
+            training record, which get the log-odds of their smoothed share for every record.
         num_iterations (`np.ndarray` of shape `(num_strengths,)`): Newton steps until the last class converged.
     """
 
@@ -177,7 +177,9 @@ def fit_logistic_regressions(
     defined = np.flatnonzero((num_positives > 0) & (num_positives < len(y)))
 
     weights = np.zeros((len(strengths), y.shape[1], x.shape[1]))
-    intercepts = np.zeros((len(strengths), y.shape[1]))
+    # A class that is never, or always, present gets one answer for all: its share, smoothed, since logits are finite.
+    constant = np.log((num_positives + 0.5) / (len(y) - num_positives + 0.5))
+    intercepts = np.tile(constant, (len(strengths), 1))
     iterations = np.zeros(len(strengths), dtype=np.int64)
     if defined.size:
         problem = _Problem(rotated, y[:, defined].T)
