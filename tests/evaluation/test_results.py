@@ -17,6 +17,7 @@ from hf_ecgtext.evaluation.results import (
     append_result,
     library_versions,
     read_results,
+    write_results,
 )
 
 
@@ -151,3 +152,29 @@ def test_a_result_records_versions_command_and_date_by_itself(monkeypatch):
     assert result.command == "hf-ecgtext evaluate --prompts 'a b'"
     assert result.date.endswith("+00:00")
     assert replace(result, seed=1) != result
+
+
+def test_a_compressed_file_holds_the_same_lines_and_is_the_same_each_time(tmp_path):
+    results = [make_result(date="then"), make_result(task="läuft", date="then")]
+    for name in ("a.jsonl", "a.jsonl.gz", "b.jsonl.gz"):
+        write_results(tmp_path / name, results)
+        assert read_results(tmp_path / name) == results
+    assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
+    assert (tmp_path / "a.jsonl.gz").read_bytes()[:2] == b"\x1f\x8b"
+
+
+def test_lines_of_the_first_schema_are_read_as_zero_shot():
+    line = json.loads(make_result().to_json())
+    new = {"compared_with", "contamination", "evaluation", "settings", "details", "spread", "p_value", "schema_version"}
+    old = EvaluationResult.from_json(json.dumps({name: value for name, value in line.items() if name not in new}))
+    assert (old.evaluation, old.settings, old.p_value) == ("zero_shot", {}, None)
+    assert old.contamination == "not checked"
+    with pytest.raises(ResultError, match="lacks the fields"):
+        EvaluationResult.from_json(json.dumps({name: value for name, value in line.items() if name != "settings"}))
+
+
+@pytest.mark.parametrize("version", [3, 0, "2", None])
+def test_a_line_of_another_schema_version_is_refused(version):
+    line = {**json.loads(make_result().to_json()), "schema_version": version}
+    with pytest.raises(ResultError, match=f"is of schema version {version!r}; this library reads versions 1 to 2"):
+        EvaluationResult.from_json(json.dumps(line))

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from hf_ecgtext.commands.checkpoints import load_checkpoint
 from hf_ecgtext.commands.options import add_seen_option, explain_settings, parse_settings
+from hf_ecgtext.commands.report import write_pages
 from hf_ecgtext.data.ledger import load_ledger
 from hf_ecgtext.data.opening import data_name, data_names, open_data
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.features import FeatureCache
 from hf_ecgtext.evaluation.protocols import get_protocol, protocol_names
-from hf_ecgtext.evaluation.results import EvaluationResult
+from hf_ecgtext.evaluation.results import EvaluationResult, write_results
 from hf_ecgtext.harness.baselines import BASELINES, baseline_entrants
 from hf_ecgtext.harness.entrants import Entrant, TrainedEntrant
 from hf_ecgtext.harness.matrix import MatrixOutcome, run_matrix
 from hf_ecgtext.harness.plan import EVALUATIONS, MatrixPlan
 from hf_ecgtext.reporting.benchmark_tables import benchmark_tables
+from hf_ecgtext.reporting.embedding_plots import EmbeddedTask
 from hf_ecgtext.reporting.tables import Style, per_class_table
 
 
@@ -73,7 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("outputs/evaluation"), help="default: %(default)s")
     parser.add_argument("--cache", type=Path, help="folder of cached features (default: features in --out)")
-    parser.add_argument("--results", type=Path, help="also write all result lines to this .jsonl file")
+    parser.add_argument("--results", type=Path, help="also write all lines to this .jsonl or .jsonl.gz file")
+    parser.add_argument(
+        "--pages", action="store_true", help="also write tables, figures and one HTML page into --out (extra plots)"
+    )
     parser.add_argument("--batch-size", type=int, default=64, help="records per forward pass (%(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that read records (%(default)s)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="default: %(default)s")
@@ -116,7 +119,18 @@ def run(arguments: argparse.Namespace) -> int:
     )
     cache = FeatureCache(cache_folder, batch_size=arguments.batch_size, num_workers=arguments.workers)
     outcome = run_matrix(plan, arguments.out, cache)
-    return present(outcome, arguments)
+    present(outcome, arguments)
+    if arguments.pages and outcome.results:
+        write_pages(
+            arguments.out / "pages",
+            outcome.results,
+            outcome.scores,
+            titles=_titles(arguments.model),
+            features=_embedded_tasks(plan, models, cache),
+            failed=outcome.failed,
+            protocols=plan.protocols,
+        )
+    return 1 if outcome.failed else 0
 
 
 def open_all(names: list[str], data_dir: str | None, settings: list[str]) -> list[EcgData]:
@@ -149,16 +163,34 @@ def load_entrant(name: str, device: str, dtype: str, seed: int) -> TrainedEntran
     return TrainedEntrant(name, model.to(device), processor, load_ledger(name), dtype=dtype, seed=seed)
 
 
-def present(outcome: MatrixOutcome, arguments: argparse.Namespace) -> int:
+def _titles(models: Sequence[str]) -> dict[str, str]:
+    """The names of the folders, as far as they differ."""
+    names = [Path(model).name for model in models]
+    return {model: name if names.count(name) == 1 else model for model, name in zip(models, names, strict=True)}
+
+
+def _embedded_tasks(plan: MatrixPlan, models: Sequence[TrainedEntrant], cache: FeatureCache) -> list[EmbeddedTask]:
+    """Test embeddings of every model on the first task of each data, for the maps."""
+    found = []
+    for data in plan.data:
+        tasks = [task for task in plan.subjects() if task.data is data][:1]
+        for task in tasks:
+            records = task.records("test")
+            for model in models:
+                embeds = cache.features(model.encoder, data, "test").arrays["ecg_embeds"][records.rows]
+                description = task.description("test")
+                found.append(EmbeddedTask(model.name, task.name, description, embeds, records.targets, task.labels))
+    return found
+
+
+def present(outcome: MatrixOutcome, arguments: argparse.Namespace) -> None:
     """Print the tables and what failed, and copy the lines where they were asked for."""
     lines = arguments.out / "results.jsonl"
     if arguments.results:
-        arguments.results.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(lines, arguments.results)
+        write_results(arguments.results, outcome.results)
     style: Style = "markdown" if arguments.markdown else "terminal"
-    titles: dict[str, Any] = {name: Path(name).name for name in arguments.model}
     if outcome.results:
-        for table in benchmark_tables(outcome.results, titles=titles):
+        for table in benchmark_tables(outcome.results, titles=_titles(arguments.model)):
             print(table.render(style))
     if arguments.per_class:
         for table_text in _class_tables(outcome.results, style):
@@ -166,7 +198,6 @@ def present(outcome: MatrixOutcome, arguments: argparse.Namespace) -> int:
     print(f"{len(outcome.results)} result lines: {lines}. Pages: hf-ecgtext report {lines} --out FOLDER")
     for title, problem in outcome.failed.items():
         print(f"Not evaluated: {title}: {problem}")
-    return 1 if outcome.failed else 0
 
 
 def _class_tables(results: Sequence[EvaluationResult], style: Style) -> Iterator[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hf_ecgtext.evaluation.frame import TaskScores
+from hf_ecgtext.evaluation.protocols import EvaluationProtocol
 from hf_ecgtext.evaluation.results import EvaluationResult, read_results, written_whole
 from hf_ecgtext.reporting.benchmark_figures import Drawn, draw_all
 from hf_ecgtext.reporting.benchmark_tables import benchmark_tables
+from hf_ecgtext.reporting.embedding_plots import EmbeddedTask
 from hf_ecgtext.reporting.html_report import write_html_report
 from hf_ecgtext.reporting.tables import NamedTable, Style
 
@@ -34,28 +37,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Write everything."""
     results = [result for path in arguments.results for result in read_results(path)]
-    titles = parse_titles(arguments.titles, results)
-    scores = read_scores(arguments.scores) if arguments.scores else []
-    tables = benchmark_tables(results, titles=titles, published=not arguments.no_published)
-    write_tables(arguments.out / "tables.md", tables, "markdown")
-    if arguments.latex:
-        write_tables(arguments.out / "tables.tex", tables, "latex")
-    figures: list[Drawn] = []
-    skipped: list[str] = []
-    if not arguments.no_figures:
-        figures = draw_all(results, scores, arguments.out / "figures", titles=titles, skipped=skipped)
-    page = write_html_report(
-        arguments.out / "index.html",
+    write_pages(
+        arguments.out,
+        results,
+        read_scores(arguments.scores) if arguments.scores else [],
+        titles=parse_titles(arguments.titles, results),
         title=arguments.title,
+        published=not arguments.no_published,
+        latex=arguments.latex,
+        figures=not arguments.no_figures,
+    )
+
+
+def write_pages(
+    folder: Path,
+    results: Sequence[EvaluationResult],
+    scores: Sequence[TaskScores],
+    *,
+    titles: Mapping[str, str],
+    title: str = "ECG-text benchmark",
+    published: bool = True,
+    latex: bool = False,
+    figures: bool = True,
+    features: Sequence[EmbeddedTask] = (),
+    failed: Mapping[str, str] | None = None,
+    protocols: Sequence[EvaluationProtocol] = (),
+) -> Path:
+    """`tables.md`, `tables.tex` if asked for, the figures, and `index.html` with all of them.
+
+    Returns:
+        `Path`: The page.
+    """
+    tables = benchmark_tables(results, titles=titles, published=published)
+    write_tables(folder / "tables.md", tables, "markdown")
+    if latex:
+        write_tables(folder / "tables.tex", tables, "latex")
+    drawn: list[Drawn] = []
+    skipped: list[str] = []
+    if figures:
+        drawn = draw_all(results, scores, folder / "figures", features, titles=titles, skipped=skipped)
+    page = write_html_report(
+        folder / "index.html",
+        title=title,
         tables=tables,
-        figures=figures,
+        figures=drawn,
         results=results,
         notes=skipped,
+        failed=failed,
+        protocols=protocols,
     )
-    print(f"{len(results):,} result lines, {len(tables)} tables, {len(figures)} figures: {page}")
+    print(f"{len(results):,} result lines, {len(tables)} tables, {len(drawn)} figures: {page}")
+    return page
 
 
-def parse_titles(texts: list[str], results: list[EvaluationResult]) -> dict[str, str]:
+def parse_titles(texts: list[str], results: Sequence[EvaluationResult]) -> dict[str, str]:
     """`CHECKPOINT=NAME` options.
 
     Raises:

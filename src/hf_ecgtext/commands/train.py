@@ -17,7 +17,7 @@ from hf_ecgtext.data.ledger import TRAINING_SPLIT, TrainingLedger
 from hf_ecgtext.data.opening import data_name, open_data
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.contamination import check_contamination
-from hf_ecgtext.harness.cells import write_lines
+from hf_ecgtext.evaluation.results import write_results
 from hf_ecgtext.harness.single import evaluate_zero_shot
 from hf_ecgtext.methods import get_recipe, method_names
 from hf_ecgtext.reporting.tables import zero_shot_table
@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> None:
             ledger=trainer.ledger,
             allow_seen=arguments.allow_seen,
         )
-        write_lines(output_dir / "results.jsonl", results)
+        write_results(output_dir / "results.jsonl", results)
         print(
             f"\nZero-shot on the {data.name} test split ({len(data.split('test'))} records); contamination: "
             f"{results[0].contamination}.\n"

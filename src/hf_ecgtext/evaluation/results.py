@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -257,17 +258,27 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+def write_results(path: str | os.PathLike[str], results: Iterable[EvaluationResult]) -> None:
+    """Write a results file, whole or not at all; compressed where its name ends in `.gz`."""
+    content = "".join(result.to_json() + "\n" for result in results).encode()
+    if str(path).endswith(".gz"):
+        content = gzip.compress(content, mtime=0)  # the same lines give the same file
+    with written_whole(path) as unfinished:
+        unfinished.write_bytes(content)
+
+
 def read_results(path: str | os.PathLike[str]) -> list[EvaluationResult]:
     """All results of a file, in the order in which they were added.
 
     Args:
-        path (`str` or `os.PathLike`): A file that `append_result` wrote. Empty lines are skipped.
+        path (`str` or `os.PathLike`): A file of `append_result` or `write_results`. Empty lines are skipped.
 
     Raises:
         ResultError: A line is not a result; the message names the file, the line and what is wrong.
     """
     results = []
-    with open(path, encoding="utf-8") as lines:
+    opened = gzip.open if str(path).endswith(".gz") else open
+    with opened(path, "rt", encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue

@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hf_ecgtext.evaluation.frame import CellOutcome, TaskScores
-from hf_ecgtext.evaluation.results import EvaluationResult, read_results, written_whole
+from hf_ecgtext.evaluation.results import read_results, write_results
 from hf_ecgtext.evaluation.retrieval_ranks import RetrievalRanks
 
 
@@ -67,7 +67,7 @@ class CellStore:
             scores.save(unfinished / f"scores-{number:03d}.npz")
         for number, ranks in enumerate(outcome.ranks):
             ranks.save(unfinished / f"ranks-{number:03d}.npz")
-        write_lines(unfinished / "results.jsonl", outcome.results)
+        write_results(unfinished / "results.jsonl", outcome.results)
         (unfinished / "cell.json").write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
         try:
             os.rename(unfinished, place)
@@ -79,9 +79,3 @@ class CellStore:
     def _place(self, description: dict[str, Any]) -> Path:
         text = json.dumps(description, sort_keys=True, ensure_ascii=False)
         return self.folder / hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def write_lines(path: Path, results: Iterable[EvaluationResult]) -> None:
-    """Write a results file, whole or not at all."""
-    with written_whole(path) as unfinished:
-        unfinished.write_text("".join(result.to_json() + "\n" for result in results), encoding="utf-8")

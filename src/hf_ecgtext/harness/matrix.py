@@ -17,9 +17,9 @@ from hf_ecgtext.errors import ContaminationError, EcgTextError
 from hf_ecgtext.evaluation.features import FeatureCache
 from hf_ecgtext.evaluation.frame import CellOutcome, EvaluatedTask, EvaluationContext, TaskScores
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
-from hf_ecgtext.evaluation.results import EvaluationResult
+from hf_ecgtext.evaluation.results import EvaluationResult, write_results
 from hf_ecgtext.evaluation.retrieval_ranks import RetrievalRanks
-from hf_ecgtext.harness.cells import Cell, CellStore, write_lines
+from hf_ecgtext.harness.cells import Cell, CellStore
 from hf_ecgtext.harness.comparisons import comparison_cells
 from hf_ecgtext.harness.entrants import Entrant, ScoringEntrant
 from hf_ecgtext.harness.plan import EVALUATIONS, Evaluation, MatrixPlan
@@ -86,7 +86,7 @@ def run_matrix(
         done = _done(cell, store, outcome.failed)
         if done is not None:
             outcome.results.extend(done.results)
-    write_lines(target / "results.jsonl", outcome.results)
+    write_results(target / "results.jsonl", outcome.results)
     return outcome
 
 
@@ -152,7 +152,8 @@ def _cell(
     entrant: Entrant,
     context: EvaluationContext,
 ) -> Cell:
-    title = f"{evaluation.name} of {entrant.name} ({entrant.kind}) on {subject.name}, {context.protocol.name}"
+    kind = " ".join([evaluation.name, *(str(value) for values in part.values() for value in values)])
+    title = f"{kind} of {entrant.name} ({entrant.kind}) on {subject.name}, {context.protocol.name}"
 
     def work() -> CellOutcome:
         runs = entrant.runs(data, context.protocol, evaluation.name)
