@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hf_ecgtext.data.sources.synthetic import open_data
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.evaluation import features as features_module
 from hf_ecgtext.evaluation.features import FeatureCache
-from hf_ecgtext.evaluation.frozen_encoders import FrozenEncoder
+from hf_ecgtext.evaluation.frozen_encoders import FrozenEncoder, ModelEncoder, random_runs
+from hf_ecgtext.methods import get_recipe
 
 
 class Means(FrozenEncoder):
@@ -157,3 +159,30 @@ def test_texts_are_embedded_once(tmp_path):
     np.testing.assert_array_equal(first, [[3, 1], [1, 1]])
     np.testing.assert_array_equal(first, second)
     assert encoder.shown == ["abc", "d", "d", "abc"]
+
+
+def test_encoders_that_share_a_text_tower_run_it_once(tmp_path, data, monkeypatch):
+    encoder = ModelEncoder(*get_recipe("merl", "debug").build(seed=0))
+    (twin,) = random_runs(encoder, data, "model", (3,)).members
+    texts = ["sinus rhythm", "atrial fibrillation", "left bundle branch block"]
+    shared = cache(tmp_path)
+    expected = {id(one): one.embed_texts(texts) for one in (encoder, twin)}
+    pooled = []
+    run = ModelEncoder.pool_texts
+    monkeypatch.setattr(ModelEncoder, "pool_texts", lambda self, texts: pooled.append(self) or run(self, texts))
+    for one in (encoder, twin, encoder.with_windows("first_5_s")):
+        np.testing.assert_allclose(shared.texts(one, texts), expected.get(id(one), expected[id(encoder)]), atol=1e-6)
+    assert len(pooled) == 1
+    other = ModelEncoder(*get_recipe("merl", "debug").build(seed=1))  # another text tower
+    shared.texts(other, texts)
+    assert len(pooled) == 2
+
+
+@pytest.mark.parametrize("method", ["merl", "etp", "deri", "cmelt", "cgdmer"])
+def test_kept_texts_give_the_embeddings_of_the_model(tmp_path, method):
+    model, processor = get_recipe(method, "debug").build(seed=0)
+    texts = ["sinus rhythm", "atrial fibrillation with many more words than the others", "normal ecg"]
+    with torch.no_grad():
+        expected = model.eval().get_text_features(**processor(text=texts, return_tensors="pt"))
+    found = cache(tmp_path).texts(ModelEncoder(model, processor), texts)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)

@@ -130,14 +130,20 @@ def test_a_result_takes_its_numbers_from_a_bootstrap():
         name: getattr(given, name)
         for name in ("task", "protocol", "metric", "num_records", "seed", "checkpoint", "data", "prompts", "encoder")
     }
-    result = EvaluationResult.from_bootstrap(distribution, ["A", "B", "C"], min_positives=20, **provenance)
+    result = EvaluationResult.from_bootstrap(distribution, ["A", "B", "C"], **provenance)
     first, second, _ = distribution.per_class()
     assert result.per_class == {"A": first.value, "B": second.value, "C": None}
     assert result.per_class_intervals == {"A": first[1:], "B": second[1:], "C": None}
     assert result.num_positives == dict(zip("ABC", targets.sum(axis=0).tolist(), strict=True))
-    assert (result.value, result.confidence_interval) == (first.value, first[1:])
+    assert result.value == pytest.approx((first.value + second.value) / 2)
     assert result.num_undefined == {"C": 30}
     assert EvaluationResult.from_json(result.to_json()) == result
+
+    frequent = EvaluationResult.from_bootstrap(distribution, ["A", "B", "C"], min_positives=20, **provenance)
+    assert frequent.per_class == {"A": first.value}  # the other two are too rare to count
+    assert frequent.num_positives == {"A": int(targets[:, 0].sum())}
+    assert (frequent.value, frequent.confidence_interval) == (first.value, first[1:])
+    assert frequent.num_undefined == {}
     with pytest.raises(ResultError, match="2 class names for 3 classes"):
         EvaluationResult.from_bootstrap(distribution, ["A", "B"], **provenance)
 

@@ -17,6 +17,7 @@ from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.features import FeatureCache
 from hf_ecgtext.evaluation.protocols import get_protocol, protocol_names
 from hf_ecgtext.evaluation.results import EvaluationResult, write_results
+from hf_ecgtext.evaluation.retrieval_ranks import METRICS as RETRIEVAL_METRICS
 from hf_ecgtext.harness.baselines import BASELINES, baseline_entrants
 from hf_ecgtext.harness.entrants import Entrant, TrainedEntrant
 from hf_ecgtext.harness.matrix import MatrixOutcome, run_matrix
@@ -81,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=0, help="processes that read records (%(default)s)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="default: %(default)s")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    parser.add_argument("--all-tables", action="store_true", help="print the tables of all metrics, not of AUROC only")
     parser.add_argument("--per-class", action="store_true", help="also print every class of the zero-shot answers")
     parser.add_argument("--markdown", action="store_true", help="print Markdown instead of plain tables")
 
@@ -189,8 +191,9 @@ def present(outcome: MatrixOutcome, arguments: argparse.Namespace) -> None:
     if arguments.results:
         write_results(arguments.results, outcome.results)
     style: Style = "markdown" if arguments.markdown else "terminal"
-    if outcome.results:
-        for table in benchmark_tables(outcome.results, titles=_titles(arguments.model)):
+    shown = outcome.results if arguments.all_tables else [line for line in outcome.results if _is_headline(line)]
+    if shown:
+        for table in benchmark_tables(shown, titles=_titles(arguments.model)):
             print(table.render(style))
     if arguments.per_class:
         for table_text in _class_tables(outcome.results, style):
@@ -198,6 +201,11 @@ def present(outcome: MatrixOutcome, arguments: argparse.Namespace) -> None:
     print(f"{len(outcome.results)} result lines: {lines}. Pages: hf-ecgtext report {lines} --out FOLDER")
     for title, problem in outcome.failed.items():
         print(f"Not evaluated: {title}: {problem}")
+
+
+def _is_headline(line: EvaluationResult) -> bool:
+    """Whether a line stands in the printed tables; the pages have the others."""
+    return line.min_positives == 1 and line.metric in ("auroc", *RETRIEVAL_METRICS)
 
 
 def _class_tables(results: Sequence[EvaluationResult], style: Style) -> Iterator[str]:

@@ -95,14 +95,18 @@ class FeatureCache:
         return self._opened[key]
 
     def texts(self, encoder: FrozenEncoder, texts: Sequence[str]) -> NDArray[np.float32]:
-        """The embeddings of some texts, in their order; as [`FrozenEncoder.embed_texts`]."""
+        """The embeddings of some texts, in their order; as [`FrozenEncoder.embed_texts`].
+
+        What the text tower gives is kept, once for all encoders that share it. A list is the unit, since the texts of
+        a batch decide each other's last bits.
+        """
         content = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-        key = _key({"version": _VERSION, "encoder": encoder.identity(), "texts": content})
+        key = _key({"version": _VERSION, "tower": encoder.tower_identity(), "texts": content})
         path = self.folder / f"{key}.npy"
         if not path.is_file():
             with written_whole(path) as unfinished, open(unfinished, "wb") as file:
-                np.save(file, encoder.embed_texts(texts))
-        return np.load(path, mmap_mode="r")
+                np.save(file, encoder.pool_texts(texts))
+        return encoder.embed_pooled(np.load(path, mmap_mode="r"))
 
     def _fill(
         self,

@@ -25,7 +25,7 @@ from hf_ecgtext.data.stored import AnyEcg
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.random_encoders import random_encoders, recalibrate_batch_norm
 from hf_ecgtext.evaluation.results import Encoder
-from hf_ecgtext.methods.base import EcgTextModel
+from hf_ecgtext.methods.base import EcgTextModel, TextInputs
 
 Features = dict[str, NDArray[np.float32]]
 """Arrays of shape `(num_records, dim)`: `"probe"`, and of encoders with a text tower `"ecg_embeds"`, L2-normalised."""
@@ -57,6 +57,18 @@ class FrozenEncoder(ABC):
             TypeError: If the encoder has no text tower.
         """
         raise TypeError(f"{type(self).__name__} has no text tower; it cannot answer zero-shot.")
+
+    def tower_identity(self) -> dict[str, Any]:
+        """JSON values that differ whenever what `pool_texts` gives may."""
+        return self.identity()
+
+    def pool_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """The part of `embed_texts` that encoders with the same text tower share, `(num_texts, text_hidden_size)`."""
+        return self.embed_texts(texts)
+
+    def embed_pooled(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The rest of `embed_texts`, from what `pool_texts` gave."""
+        return pooled
 
     def clean_report(self, report: str) -> str:
         """What the text tower reads of a report; two reports with the same outcome are duplicates.
@@ -98,6 +110,7 @@ class ModelEncoder(FrozenEncoder):
         self.long_records = long_records
         self.text_batch_size = text_batch_size
         self._identity: dict[str, Any] | None = None
+        self._tower_identity: dict[str, Any] | None = None
 
     def identity(self) -> dict[str, Any]:
         """SHA-256 of the weights, config and processor, and how records are cut."""
@@ -136,15 +149,40 @@ class ModelEncoder(FrozenEncoder):
             "ecg_embeds": F.normalize(_mean_by_owner(embeds, index, len(ecgs)), dim=-1).cpu().numpy(),
         }
 
-    @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """See the base class."""
+        return self.embed_pooled(self.pool_texts(texts))
+
+    def tower_identity(self) -> dict[str, Any]:
+        """Weights and pooling of the text tower, and the text side of the processor."""
+        if self._tower_identity is None:
+            self._tower_identity = {
+                "weights": hash_weights(self.model.text_tower),
+                "config": _digest(self.model.text_tower.model.config.to_json_string(use_diff=False)),
+                "pooling": self.model.config.text_pooling,
+                "text_processor": self.identity()["text_processor"],
+                "dtype": self.dtype,
+                "batch_size": self.text_batch_size,  # decides the last bits
+            }
+        return self._tower_identity
+
+    @torch.no_grad()
+    def pool_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Pooled outputs of the text tower."""
         parts = []
         for start in range(0, len(texts), self.text_batch_size):
             tokens = self.processor(text=list(texts[start : start + self.text_batch_size]), return_tensors="pt")
+            inputs = TextInputs(**tokens.to(self.model.device))
             with self._autocast():
-                parts.append(self.model.get_text_features(**tokens.to(self.model.device)).float().cpu().numpy())
+                parts.append(self.model.encode_text(inputs)[0].float().cpu().numpy())
         return np.concatenate(parts)
+
+    @torch.no_grad()
+    def embed_pooled(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The method's own head on pooled outputs, normalised."""
+        with self._autocast():
+            embeds = self.model.embed_text(torch.from_numpy(np.array(pooled)).to(self.model.device))
+        return F.normalize(embeds.float(), dim=-1).cpu().numpy()
 
     def clean_report(self, report: str) -> str:
         """See the base class; the processor's cleaning."""
@@ -170,6 +208,7 @@ class ModelEncoder(FrozenEncoder):
             text_batch_size=self.text_batch_size,
         )
         encoder._identity = {**self.identity(), "long_records": long_records}  # weights are hashed once
+        encoder._tower_identity = self._tower_identity
         return encoder
 
     def for_data(self, name: str) -> ModelEncoder:

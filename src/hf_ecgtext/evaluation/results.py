@@ -72,7 +72,8 @@ class EvaluationResult:
         details (`dict[str, Any]`): What came up on the way, such as absent labels or the epoch chosen; JSON values.
         spread (`float`, *optional*): Standard deviation of `value` over repeated draws or seeds.
         p_value (`float`, *optional*): Of a paired difference: two-sided permutation test.
-        min_positives (`int`): `value` averages over classes with at least this many positive records.
+        min_positives (`int`): `value` averages over classes with at least this many positive records; above 1, the
+            others are left out of the line.
         confidence (`float`): Coverage of the intervals.
         num_resamples (`int`): Bootstrap resamples behind the intervals, all score arrays together.
         num_undefined (`dict[str, int]`): Resamples in which a class had no value; classes with none are left out.
@@ -143,7 +144,7 @@ class EvaluationResult:
         min_positives: int = 1,
         **provenance: Any,
     ) -> EvaluationResult:
-        """A result with the values, intervals and counts of a bootstrap.
+        """A result with the values, intervals and counts of a bootstrap, of the classes that count.
 
         Args:
             distribution (`BootstrapDistribution`): One metric's entry of `bootstrap_intervals`.
@@ -155,12 +156,16 @@ class EvaluationResult:
         if len(set(names)) != len(distribution.values) or len(names) != len(distribution.values):
             raise ResultError(f"{len(names)} class names for {len(distribution.values)} classes; names must be unique.")
         macro = distribution.macro(min_positives)
-        per_class = dict(zip(names, distribution.per_class(), strict=True))
-        undefined = dict(zip(names, distribution.num_undefined.tolist(), strict=True))
+        num_positives = dict(zip(names, distribution.num_positives.tolist(), strict=True))
+        counted = {name for name, count in num_positives.items() if count >= min_positives or min_positives == 1}
+        intervals = zip(names, distribution.per_class(), strict=True)
+        per_class = {name: interval for name, interval in intervals if name in counted}
+        missing = zip(names, distribution.num_undefined.tolist(), strict=True)
+        undefined = {name: count for name, count in missing if name in counted}
         return cls(
             value=_number(macro.value),
             confidence_interval=_range(macro.low, macro.high),
-            num_positives=dict(zip(names, distribution.num_positives.tolist(), strict=True)),
+            num_positives={name: num_positives[name] for name in per_class},
             per_class={name: _number(interval.value) for name, interval in per_class.items()},
             per_class_intervals={name: _range(interval.low, interval.high) for name, interval in per_class.items()},
             min_positives=min_positives,

@@ -42,9 +42,12 @@ def task_results(
     lines = _lines(scores, scores.scores, (auroc, average_precision), protocol.min_positives, {}, **settings)
     if protocol.thresholds == "test" or scores.validation_scores is not None:
         thresholds = task_thresholds(scores, protocol.thresholds)
-        details = thresholds.details(scores.class_names)
         margins = thresholds.margins(scores.scores)
-        lines += _lines(scores, margins, thresholds.metrics(_DECISIONS), (1,), details, **settings)
+        for metric in thresholds.metrics(_DECISIONS):
+            # The thresholds are the same for all; the lines of F1 hold them.
+            is_f1 = metric.__name__ == _DECISIONS[0]
+            details = thresholds.details(scores.class_names) if is_f1 else {"thresholds_from": thresholds.split}
+            lines += _lines(scores, margins, [metric], (1,), details, **settings)
     if scores.validation_scores is not None:
         calibration = calibrate(scores)
         before = {name: value for name, value in calibration.pooled().items() if name.endswith("_before")}
