@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hf_ecgtext.cli import main
-from hf_ecgtext.commands.evaluate import open_all
+from hf_ecgtext.commands.evaluate import open_all, parse_protocol
 from hf_ecgtext.evaluation.results import read_results
 
 SYNTHETIC = ["--data", "synthetic", "--data-set", "num_records=200", "sampling_rate_hz=100.0"]
@@ -131,3 +131,16 @@ def test_several_data_are_opened_by_name_and_place(real_data, merl_folder, tmp_p
 def test_data_that_cannot_be_opened_is_named(names, data_dir, settings, message):
     with pytest.raises(ValueError, match=message):
         open_all(names, data_dir, settings)
+
+
+def test_a_protocol_may_be_named_with_other_switches():
+    protocol = parse_protocol("published:probe_solver=cmelt,num_draws=3")
+    assert (protocol.probe_solver, protocol.num_draws, protocol.probe_selection) == ("cmelt", 3, "test")
+    assert parse_protocol("strict").name == "strict"
+    for text, message in (
+        ("strickt", "no protocol"),
+        ("strict:draws=3", "no switch draws"),
+        ("strict:x", "NAME=VALUE"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse_protocol(text)

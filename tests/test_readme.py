@@ -8,7 +8,9 @@ from pathlib import Path
 
 from hf_ecgtext.evaluation.results import read_results
 from hf_ecgtext.methods import method_names
-from hf_ecgtext.reporting.comparison import comparison_table, runs_table
+from hf_ecgtext.reporting.benchmark_tables import readme_benchmark_table
+from hf_ecgtext.reporting.comparison import runs_table
+from hf_ecgtext.reporting.probe_tables import inflation_summary
 from hf_ecgtext.reporting.tables import percent
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,15 +44,60 @@ def test_every_method_stands_in_the_table():
         assert f"`{method}`" in README
 
 
-def test_the_comparison_tables_are_made_from_the_result_lines():
-    markers = re.findall(r"<!-- comparison: (\w+) (\w+)(?: (\w+))? -->", README)
+def results_of(name: str):
+    return read_results(ROOT / "results" / f"{name}.jsonl.gz")
+
+
+def test_the_benchmark_tables_are_made_from_the_result_lines():
+    markers = re.findall(r"<!-- benchmark: (\w+) (\S+) (\w+) -->", README)
     assert markers
     for name, prompts, task in markers:
-        lines = read_results(ROOT / "results" / f"{name}.jsonl")
+        lines = results_of(name)
         titles = {line.checkpoint: Path(line.checkpoint).name for line in lines}
-        assert set(titles.values()) == set(method_names())
-        chosen = [line for line in lines if line.prompts == prompts and task in ("", line.task)]
-        assert comparison_table(chosen, titles).strip() in README
+        assert set(titles.values()) >= set(method_names())
+        tasks = None if task == "all" else [task]
+        table = readme_benchmark_table(lines, titles=titles, tasks=tasks, prompts=prompts, intervals=task != "all")
+        assert table.strip() in README
+
+
+def test_the_inflation_table_is_made_from_the_result_lines():
+    for name in re.findall(r"<!-- inflation: (\w+) -->", README):
+        table = inflation_summary([*results_of(name), *results_of(f"{name}.recipes")])
+        assert table.render("markdown").split("\n\n", 1)[1].strip() in README
+
+
+def test_numbers_in_the_text_are_those_of_the_result_lines():
+    lines = [line for line in results_of("ptb_xl_100hz") if line.compared_with is None and line.encoder == "trained"]
+    assert f"All {len(results_of('ptb_xl_100hz')):,} lines" in README.replace("\n", " ")
+    merl = [
+        100 * line.value
+        for line in lines
+        if (line.evaluation, line.task, line.protocol, line.metric, line.min_positives)
+        == ("zero_shot", "ptbxl_super", "strict", "auroc", 1)
+        and line.checkpoint.endswith("merl")
+    ]
+    assert f"Super goes from {min(merl):.1f} to {max(merl):.1f}" in README
+    found = {
+        Path(line.checkpoint).name: line
+        for line in lines
+        if (line.protocol, line.metric, line.settings.get("direction")) == ("strict", "recall_at_1", "ecg_to_report")
+    }
+    constant = 100 * found["merl"].details["always_commonest"]
+    assert f"always gives R@1 {constant:.1f}" in README
+    values = {method: f"{100 * found[method].value:.1f}" for method in ("deri", "merl", "etp")}
+    assert f"DERI reaches {values['deri']}, MERL {values['merl']}, ETP {values['etp']}." in README
+
+
+def test_measured_intervals_lead_the_probes_with_all_labels_as_the_text_says():
+    probes = {
+        (line.task, line.encoder, line.checkpoint): line.value
+        for line in results_of("ptb_xl_100hz")
+        if line.protocol == "strict" and line.compared_with is None
+        and (line.metric, line.min_positives, line.settings.get("fraction")) == ("auroc", 1, 1.0)
+    }  # fmt: skip
+    for task in {task for task, *_ in probes}:
+        best = max((value, encoder) for (name, encoder, _), value in probes.items() if name == task)
+        assert best[1] == "interval_features"
 
 
 def test_the_cost_of_each_training_is_that_of_its_run():

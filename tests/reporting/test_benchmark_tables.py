@@ -22,6 +22,7 @@ from benchmark_lines import (
 )
 
 from hf_ecgtext.reporting.benchmark_tables import benchmark_tables, readme_benchmark_table
+from hf_ecgtext.reporting.probe_tables import inflation_summary
 from hf_ecgtext.reporting.published_numbers import SIX_TASKS, published_numbers
 from hf_ecgtext.reporting.tables import group_results, percent
 
@@ -434,3 +435,24 @@ def test_the_readme_table_shows_the_published_recipe_that_was_asked_for():
         text = readme_benchmark_table(lines, titles=TITLES, recipe=recipe, intervals=False)
         assert rows_of(text)[2:] == [["MERL", expected]]
         assert f"Published: {recipe} recipe" in text
+
+
+def test_the_inflation_is_summed_up_over_encoders_and_tasks():
+    def probe(task, selection, value, checkpoint="a", solver="merl", **changes):
+        settings = {"fraction": 0.1, "solver": solver} | ({"selection": selection} if selection else {})
+        return line(
+            value, evaluation="linear_probe", task=task, checkpoint=checkpoint, settings=settings,
+            protocol="published" if selection else "strict", prompts=None, **changes,
+        )  # fmt: skip
+
+    lines = [
+        probe("t", "best test epoch", 0.80), probe("t", "best validation epoch", 0.79), probe("t", "last epoch", 0.5),
+        probe("u", "best test epoch", 0.70), probe("u", "best validation epoch", 0.66), probe("u", "last epoch", 0.5),
+        probe("t", None, 0.85, solver="logistic_regression"), probe("u", None, 0.73, solver="logistic_regression"),
+        probe("t", "best test epoch", 0.99, encoder="random"),
+        probe("t", "best validation epoch", 0.1, encoder="random"),
+    ]  # fmt: skip
+    table = inflation_summary(lines)
+    assert table.rows == [["merl", "10 %", "+2.50", "+4.0", "+4.0", "2"]]  # (1 + 4) / 2, and (5 + 3) / 2
+    with pytest.raises(ValueError, match="no lines of published probes"):
+        inflation_summary(lines[6:8])

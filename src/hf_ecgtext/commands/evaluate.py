@@ -15,7 +15,7 @@ from hf_ecgtext.data.ledger import load_ledger
 from hf_ecgtext.data.opening import data_name, data_names, open_data
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.features import FeatureCache
-from hf_ecgtext.evaluation.protocols import get_protocol, protocol_names
+from hf_ecgtext.evaluation.protocols import EvaluationProtocol, get_protocol, protocol_names
 from hf_ecgtext.evaluation.results import EvaluationResult, write_results
 from hf_ecgtext.evaluation.retrieval_ranks import METRICS as RETRIEVAL_METRICS
 from hf_ecgtext.harness.baselines import BASELINES, baseline_entrants
@@ -50,13 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--evaluations", nargs="+", default=["zero_shot"], choices=list(EVALUATIONS), help="default: zero_shot"
     )
-    parser.add_argument("--protocols", nargs="+", default=["strict"], choices=protocol_names(), help="default: strict")
     parser.add_argument(
-        "--switch",
+        "--protocols",
         nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="change switches of all the protocols, such as probe_solver=cmelt (EvaluationProtocol has them)",
+        default=["strict"],
+        metavar="NAME[:SWITCH=VALUE,...]",
+        help=f"{', '.join(protocol_names())}; or with other switches: published:probe_solver=cmelt (default: strict)",
     )
     parser.add_argument(
         "--prompts", nargs="+", default=["plain"], help="prompt sets, JSON files, or ensembles such as plain+members"
@@ -95,7 +94,6 @@ def run(arguments: argparse.Namespace) -> int:
     """
     data = open_all(arguments.data, arguments.data_dir, arguments.data_set)
     models = [load_entrant(name, arguments.device, arguments.dtype, arguments.seed) for name in arguments.model]
-    switches = parse_settings(arguments.switch)
     cache_folder = arguments.cache or arguments.out / "features"
     rows: list[Entrant] = [*models]
     rows += baseline_entrants(
@@ -111,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
         data=data,
         tasks=arguments.tasks,
         evaluations=arguments.evaluations,
-        protocols=[get_protocol(name, **switches) for name in arguments.protocols],
+        protocols=[parse_protocol(text) for text in arguments.protocols],
         prompt_sets=arguments.prompts,
         fractions=arguments.fractions,
         seed=arguments.seed,
@@ -133,6 +131,16 @@ def run(arguments: argparse.Namespace) -> int:
             protocols=plan.protocols,
         )
     return 1 if outcome.failed else 0
+
+
+def parse_protocol(text: str) -> EvaluationProtocol:
+    """`"published:probe_solver=cmelt,num_draws=3"` to that protocol.
+
+    Raises:
+        ValueError: If there is no such protocol, switch or value.
+    """
+    name, _, switches = text.partition(":")
+    return get_protocol(name, **parse_settings(switches.split(",") if switches else []))
 
 
 def open_all(names: list[str], data_dir: str | None, settings: list[str]) -> list[EcgData]:

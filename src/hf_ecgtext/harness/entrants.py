@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -101,9 +102,9 @@ class TrainedEntrant(Entrant):
 
 
 def _with_batch_norm_of(encoder: ModelEncoder, data: EcgData) -> ModelEncoder:
-    adapted = ModelEncoder(
-        copy.deepcopy(encoder.model), encoder.processor, dtype=encoder.dtype, long_records=encoder.long_records
-    )
+    tower = encoder.model.text_tower
+    copied = copy.deepcopy(encoder.model, {id(tower): tower})  # the text tower is shared
+    adapted = ModelEncoder(copied, encoder.processor, dtype=encoder.dtype, long_records=encoder.long_records)
     adapt_batch_norm(adapted, data)
     return adapted
 
@@ -131,11 +132,13 @@ class RandomEntrant(Entrant):
 
     def runs(self, data: EcgData, protocol: EvaluationProtocol, evaluation: str) -> EncoderRuns:
         """Random encoders calibrated on the data's training signals, under every protocol."""
-        encoder = self.twin_of.encoder_for(protocol)
-        key = (data.name, data.revision, encoder.long_records)
+        key = (data.name, data.revision)
         if key not in self._runs:
-            self._runs[key] = random_runs(encoder, data, self.name, self.seeds)
-        return self._runs[key]
+            self._runs[key] = random_runs(self.twin_of.encoder, data, self.name, self.seeds)
+        runs = self._runs[key]
+        members = [member for member in runs.members if isinstance(member, ModelEncoder)]
+        cut = tuple(member.with_windows(protocol.long_records) for member in members)
+        return dataclasses.replace(runs, members=cut)
 
 
 class FeatureEntrant(Entrant):

@@ -130,15 +130,16 @@ def draw_all(
 
 
 def _draw_prompts(album: _Album, lines: Sequence[EvaluationResult], styles: Mapping[EncoderRow, RowStyle]) -> list[str]:
-    own = [line for line in lines if line.evaluation == "zero_shot"]
+    # Wording means nothing to random encoders; the tables have them.
+    own = [line for line in lines if line.evaluation == "zero_shot" and line.encoder != "random"]
     if not own:
-        return ["Prompt sensitivity is not drawn: there are no lines of 'zero_shot'."]
+        return ["Prompt sensitivity is not drawn: there are no lines of 'zero_shot' of trained encoders."]
     for protocol, of_protocol in split_by(own, lambda line: line.protocol).items():
         chunks = _chunks(panel_groups(of_protocol), styles, _ROWS_OF_DOTS)
         for number, chunk in enumerate(chunks, start=1):
             caption = (
                 f"Macro {metric_title(chunk[0].metric)} of zero-shot answers, one dot per prompt set with its "
-                f"interval; the grey bar spans all prompt sets. {_facts(chunk)}"
+                f"interval; the grey bar spans all prompt sets. Random encoders are left out. {_facts(chunk)}"
             )
             figure = prompt_dots(chunk, styles)
             album.add(figure, f"Zero-shot by prompt set, {protocol}", caption, (number, len(chunks)))

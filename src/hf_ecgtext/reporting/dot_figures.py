@@ -71,11 +71,12 @@ def _dot_panels(
 ) -> Any:
     rows = [row for row in styles if any(row_of(line) == row for line in lines)]
     panels = list(dict.fromkeys(panel_of(line) for line in lines))
+    columns = 2 if len(panels) == 4 else min(_COLUMNS, len(panels))
     titles = panel_titles(panels)
     spacing = 0.11 * max(2, len(series)) + 0.08  # inches from row to row
     figure, grid = panel_grid(
         len(panels),
-        columns=_COLUMNS,
+        columns=columns,
         width=3.2,
         height=0.55 + spacing * len(rows),
         x_label=f"macro {metric_title(lines[0].metric)}, percent",
@@ -114,7 +115,7 @@ def _dot_panels(
         if chance is not None:
             axes.axvline(100 * chance, color="#444444", linewidth=0.9, linestyle="--")
         axes.set_title(plain_text(titles[panel]), fontsize=9.5, loc="left")
-        axes.tick_params(axis="y", length=0, labelsize=8.5, labelleft=number % min(_COLUMNS, len(panels)) == 0)
+        axes.tick_params(axis="y", length=0, labelsize=8.5, labelleft=number % columns == 0)
         axes.grid(axis="y", visible=False)
     grid[0].set_yticks(range(len(rows)), [styles[row].label for row in rows])
     grid[0].set_ylim(len(rows) - 0.4, -0.6)  # the first encoder on top

@@ -11,6 +11,7 @@ from hf_ecgtext.reporting.benchmark_rows import (
     Row,
     cell,
     footnotes,
+    latest,
     measure,
     measure_title,
     published_notes,
@@ -139,6 +140,52 @@ def inflation_tables(
                 *published_notes(quoted),
             ],
         )
+
+
+def inflation_summary(results: Sequence[EvaluationResult]) -> NamedTable:
+    """What choosing the epoch on the test split adds, over all trained encoders and tasks, by recipe and fraction.
+
+    Args:
+        results (`Sequence[EvaluationResult]`): Lines of published probes, and of strict ones for the last column.
+
+    Raises:
+        ValueError: If there are no published probes.
+    """
+    chosen: dict[tuple[str, float], dict[tuple[str, str], dict[str, float]]] = {}
+    converged: dict[tuple[str, str, float], float] = {}
+    for result in latest(results):
+        is_probe = (result.evaluation, result.encoder, result.compared_with) == ("linear_probe", "trained", None)
+        if not is_probe or measure(result) != ("auroc", 1) or result.value is None:
+            continue
+        place, part = (result.checkpoint, result.task), fraction(result)
+        if "selection" in result.settings:
+            values = chosen.setdefault((result.settings["solver"], part), {}).setdefault(place, {})
+            values[result.settings["selection"]] = 100 * result.value
+        elif result.settings["solver"] == _STRICT_SOLVER:
+            converged[*place, part] = 100 * result.value
+    if not chosen:
+        raise ValueError("There are no lines of published probes.")
+    rows = []
+    for (solver, part), places in chosen.items():
+        inflation = [values[BEST_TEST_EPOCH] - values[BEST_VALIDATION_EPOCH] for values in places.values()]
+        known = [place for place in places if (*place, part) in converged]
+        shortfall = [converged[*place, part] - places[place][BEST_TEST_EPOCH] for place in known]
+        rows.append(
+            [
+                solver,
+                fraction_title(part),
+                f"{sum(inflation) / len(inflation):+.2f}",
+                f"{max(inflation):+.1f}",
+                f"{sum(shortfall) / len(shortfall):+.1f}" if shortfall else UNDEFINED,
+                str(len(inflation)),
+            ]
+        )
+    header = ["recipe", "fraction", "inflation, mean", "inflation, largest", "strict less best test, mean", "cells"]
+    notes = [
+        "Points of macro AUROC, over trained encoders and tasks. Inflation: best test epoch less the epoch that "
+        "validation chooses, of the same training. Strict: converged logistic regression."
+    ]
+    return NamedTable("What the choice of the epoch on the test split adds", header, rows, notes)
 
 
 def _overview(

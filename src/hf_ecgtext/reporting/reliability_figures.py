@@ -109,6 +109,7 @@ def reliability_panels(scores: Sequence[TaskScores], names: Sequence[str]) -> An
     figure = new_figure(max(2.6 * columns, 4.2), 3.3 * num_rows + 0.5)
 
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import NullFormatter
 
     grid = figure.add_gridspec(2 * num_rows, columns, height_ratios=[3.2, 1] * num_rows)
     any_before = False
@@ -129,6 +130,7 @@ def reliability_panels(scores: Sequence[TaskScores], names: Sequence[str]) -> An
         curves.text(0.03, 0.95, _summary(calibration), transform=curves.transAxes, fontsize=8, va="top")
         curves.tick_params(labelbottom=False, labelleft=column == 0)
         histogram.set_yscale("log")
+        histogram.yaxis.set_minor_formatter(NullFormatter())
         histogram.tick_params(labelsize=7.5)
         if column == 0:
             curves.set_ylabel("observed share", fontsize=9)
