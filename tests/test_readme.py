@@ -107,7 +107,7 @@ def test_the_cost_of_each_training_is_that_of_its_run():
 
 
 def test_the_quickstart_s_numbers_are_those_of_its_result_lines():
-    lines = read_results(ROOT / "results" / "quickstart.jsonl")
+    lines = results_of("quickstart")
     for line in lines:
         is_other_random = line.encoder == "random" and "merl" not in line.checkpoint
         if line.metric != "auroc" or line.min_positives != 1 or is_other_random:

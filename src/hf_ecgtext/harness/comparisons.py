@@ -13,7 +13,7 @@ from hf_ecgtext.evaluation.retrieval import rank_difference_results
 from hf_ecgtext.evaluation.retrieval_ranks import RetrievalRanks
 from hf_ecgtext.harness.cells import Cell
 from hf_ecgtext.harness.plan import MatrixPlan
-from hf_ecgtext.harness.summary import difference_results
+from hf_ecgtext.harness.summary import difference_results, num_permutations
 
 _Answer = TaskScores | RetrievalRanks
 _Answered = tuple[dict[str, Any], _Answer]
@@ -43,7 +43,11 @@ def comparison_cells(plan: MatrixPlan, answered: Sequence[_Answered]) -> Iterato
             if checkpoint != reference:
                 yield Cell(
                     title=f"{checkpoint} against {reference}: {question}",
-                    description={"difference": [own_description, reference_description], "question": question},
+                    description={
+                        "difference": [own_description, reference_description],
+                        "question": question,
+                        "num_permutations": num_permutations(plan.num_resamples),
+                    },
                     work=partial(_compare, plan, answer, reference_answer, protocols[answer.protocol]),
                 )
 
