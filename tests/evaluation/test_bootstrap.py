@@ -193,3 +193,22 @@ def test_settings_out_of_range_are_refused(sample, changes, message):
     arguments = {"scores": scores, "targets": targets, "patient_ids": patients} | changes
     with pytest.raises(ValueError, match=message):
         bootstrap_intervals(**arguments)
+
+
+def test_paired_runs_are_compared_one_by_one():
+    rng = np.random.default_rng(4)
+    targets = (rng.random((60, 2)) < 0.4).astype(int)
+    shared = 3 * rng.normal(size=(4, 1, 1)) * rng.normal(size=(4, 60, 2))  # what both runs of a draw have in common
+    first, second = shared + targets + 0.1 * rng.normal(size=(4, 60, 2)), shared + 0.1 * rng.normal(size=(4, 60, 2))
+    paired = paired_difference(first, second, targets, None, [auroc], 50, pair_runs=True)["auroc"]
+    crossed = paired_difference(first, second, targets, None, [auroc], 50)["auroc"]
+    assert paired.resamples.shape == (4 * 50, 2)
+    assert crossed.resamples.shape == (16 * 50, 2)
+    by_hand = [
+        paired_difference(a, b, targets, None, [auroc], 50)["auroc"].resamples
+        for a, b in zip(first, second, strict=True)
+    ]
+    np.testing.assert_array_equal(paired.resamples, np.concatenate(by_hand))
+    np.testing.assert_array_equal(paired.values, crossed.values)
+    with pytest.raises(ValueError, match="not of as many runs"):
+        paired_difference(first, second[:3], targets, None, [auroc], 50, pair_runs=True)

@@ -165,10 +165,11 @@ def paired_difference(
     num_resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
+    pair_runs: bool = False,
 ) -> dict[str, PairedDifference]:
     """How much better scores A are than scores B on the same records, with both evaluated on the same resamples.
 
-    Where A or B are several runs, every run of A is compared with every run of B.
+    Where A or B are several runs, every run of A is compared with every run of B, unless they are paired.
 
     Args:
         scores_a (`np.ndarray` of shape `(num_records, num_classes)`, or a sequence of them): One or several runs.
@@ -179,6 +180,8 @@ def paired_difference(
         num_resamples (`int`): Resamples per run.
         confidence (`float`): Between 0 and 1.
         seed (`int`): Seed of the resamples.
+        pair_runs (`bool`): Compare the first run of A with the first of B and so on, as where both learned from the
+            same draws of the training records.
 
     Returns:
         `dict[str, PairedDifference]`: By name of the metric function.
@@ -189,7 +192,7 @@ def paired_difference(
     """
     a = bootstrap_intervals(scores_a, targets, patient_ids, metrics, num_resamples, confidence, seed)
     b = bootstrap_intervals(scores_b, targets, patient_ids, metrics, num_resamples, confidence, seed)
-    return {name: _difference(a[name], b[name], num_resamples) for name in a}
+    return {name: _difference(a[name], b[name], num_resamples, pair_runs) for name in a}
 
 
 def resample_weights(
@@ -279,10 +282,15 @@ def score_runs(scores: ArrayLike | Sequence[ArrayLike], targets: ArrayLike) -> l
     return [check_scores_and_targets(run, targets)[0] for run in runs]
 
 
-def _difference(a: BootstrapDistribution, b: BootstrapDistribution, num_resamples: int) -> PairedDifference:
+def _difference(
+    a: BootstrapDistribution, b: BootstrapDistribution, num_resamples: int, pair_runs: bool
+) -> PairedDifference:
     num_classes = len(a.values)
+    if pair_runs and len(a.resamples) != len(b.resamples):
+        raise ValueError(f"{len(a.resamples)} and {len(b.resamples)} resamples are not of as many runs; no pairs.")
     runs_a = a.resamples.reshape(-1, 1, num_resamples, num_classes)
-    runs_b = b.resamples.reshape(1, -1, num_resamples, num_classes)
+    shape = (-1, 1) if pair_runs else (1, -1)
+    runs_b = b.resamples.reshape(*shape, num_resamples, num_classes)
     return PairedDifference(
         values=a.values - b.values,
         resamples=(runs_a - runs_b).reshape(-1, num_classes),

@@ -15,6 +15,9 @@ from hf_ecgtext.harness.cells import Cell
 from hf_ecgtext.harness.plan import MatrixPlan
 from hf_ecgtext.harness.summary import difference_results, num_permutations
 
+_VERSION = 2
+"""To be raised when the same comparison would give other numbers."""
+
 _Answer = TaskScores | RetrievalRanks
 _Answered = tuple[dict[str, Any], _Answer]
 
@@ -46,6 +49,7 @@ def comparison_cells(plan: MatrixPlan, answered: Sequence[_Answered]) -> Iterato
                     description={
                         "difference": [own_description, reference_description],
                         "question": question,
+                        "version": _VERSION,
                         "num_permutations": num_permutations(plan.num_resamples),
                     },
                     work=partial(_compare, plan, answer, reference_answer, protocols[answer.protocol]),

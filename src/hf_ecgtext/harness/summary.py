@@ -99,7 +99,7 @@ def difference_results(
     seed: int = 0,
     num_resamples: int = 1000,
 ) -> list[EvaluationResult]:
-    """How much better one encoder is than another on the same records and resamples.
+    """How much better one encoder is than another on the same records and resamples, run by run.
 
     The p values of AUROC are those of a two-sided permutation test that swaps whole patients; average precision has
     none.
@@ -108,13 +108,16 @@ def difference_results(
         ValueError: If the two are not about the same question.
     """
     check_comparable(scores, reference)
+    pair_runs = len(scores.scores) == len(reference.scores)  # draws do not depend on the encoder
+    num_pairs = len(scores.scores) * (1 if pair_runs else len(reference.scores))
     distributions = paired_difference(
         scores.scores,
         reference.scores,
         scores.targets,
         _patients(scores),
-        num_resamples=_resamples_per_run(num_resamples, len(scores.scores) * len(reference.scores)),
+        num_resamples=_resamples_per_run(num_resamples, num_pairs),
         seed=seed,
+        pair_runs=pair_runs,
     )
     test = permutation_test(
         scores.scores,
