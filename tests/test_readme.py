@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from hf_ecgtext.evaluation.permutation import holm
 from hf_ecgtext.evaluation.results import read_results
 from hf_ecgtext.methods import method_names
 from hf_ecgtext.reporting.benchmark_tables import readme_benchmark_table
@@ -98,6 +99,19 @@ def test_measured_intervals_lead_the_probes_with_all_labels_as_the_text_says():
     for task in {task for task, *_ in probes}:
         best = max((value, encoder) for (name, encoder, _), value in probes.items() if name == task)
         assert best[1] == "interval_features"
+
+
+def test_the_differences_that_survive_are_those_of_the_text():
+    lines = [
+        line
+        for line in results_of("ptb_xl_100hz")
+        if line.compared_with is not None
+        and (line.evaluation, line.metric, line.min_positives) == ("zero_shot", "auroc", 1)
+    ]
+    assert len(lines) == 96
+    adjusted = holm([line.p_value for line in lines])
+    survivors = {Path(line.checkpoint).name for line, p in zip(lines, adjusted, strict=True) if p < 0.05}
+    assert survivors == {"cmelt", "cgdmer"}
 
 
 def test_the_cost_of_each_training_is_that_of_its_run():
