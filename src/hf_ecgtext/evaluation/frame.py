@@ -231,3 +231,42 @@ class EvaluationContext:
         """One array of shape `(num_task_records, dim)` per member, of the records of `task.records(split)`."""
         rows = task.records(split).rows
         return [np.asarray(self.cache.features(member, task.data, split).arrays[name][rows]) for member in runs.members]
+
+
+def scores_of_test(
+    runs: EncoderRuns,
+    task: EvaluatedTask,
+    context: EvaluationContext,
+    evaluation: str,
+    scores: NDArray[np.float32],
+    validation_scores: NDArray[np.float32] | None,
+    **more: Any,
+) -> TaskScores:
+    """Answers of one row of encoders about the test records of a task, with those about its validation records.
+
+    Args:
+        runs, task, context: What the evaluation was called with.
+        evaluation (`str`): Its name.
+        scores (`np.ndarray` of shape `(num_runs, num_records, num_classes)`): Of `task.records("test")`.
+        validation_scores (`np.ndarray`, *optional*): Of `task.records("validation")`.
+        more: Other fields of [`TaskScores`].
+    """
+    test = task.records("test")
+    return TaskScores(
+        evaluation=evaluation,
+        task=task.name,
+        protocol=context.protocol.name,
+        checkpoint=runs.name,
+        encoder=runs.kind,
+        class_names=task.labels,
+        record_ids=test.record_ids,
+        targets=test.targets,
+        patients=test.patients,
+        scores=scores,
+        data=task.description("test"),
+        validation_targets=None if validation_scores is None else task.records("validation").targets,
+        validation_scores=validation_scores,
+        seed=runs.seed,
+        contamination=context.contamination,
+        **more,
+    )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hf_ecgtext.data.sources.merl_splits import SPLIT_LISTS, read_train_order
 from hf_ecgtext.data.subsets import published_subset, stratified_subsets
-from hf_ecgtext.evaluation.frame import CellOutcome, EvaluatedTask, EvaluationContext, TaskScores
+from hf_ecgtext.evaluation.frame import CellOutcome, EvaluatedTask, EvaluationContext, TaskScores, scores_of_test
 from hf_ecgtext.evaluation.frozen_encoders import EncoderRuns
 from hf_ecgtext.evaluation.logistic_regression import fit_probe
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
@@ -91,7 +91,12 @@ def evaluate(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext)
         for settings, details, found in cells:
             settings = {"fraction": float(fraction), "solver": protocol.probe_solver, **settings}
             details = {**_about_draws(targets, draws, task, protocol), **details}
-            scores.append(_task_scores(runs, task, context, settings, details, found))
+            test, validation = (np.stack([getattr(run, split) for run in found]) for split in ("test", "validation"))
+            scores.append(
+                scores_of_test(
+                    runs, task, context, "linear_probe", test, validation, settings=settings, details=details
+                )
+            )
     return CellOutcome(scores=tuple(scores))
 
 
@@ -249,33 +254,3 @@ def _about_draws(
 
 def _counts(labels: Sequence[str], found: NDArray[np.bool_]) -> dict[str, int]:
     return {label: int(count) for label, count in zip(labels, found.sum(axis=0), strict=True) if count}
-
-
-def _task_scores(
-    runs: EncoderRuns,
-    task: EvaluatedTask,
-    context: EvaluationContext,
-    settings: dict[str, Any],
-    details: dict[str, Any],
-    found: Sequence[_Run],
-) -> TaskScores:
-    test = task.records("test")
-    return TaskScores(
-        evaluation="linear_probe",
-        task=task.name,
-        protocol=context.protocol.name,
-        checkpoint=runs.name,
-        encoder=runs.kind,
-        class_names=task.labels,
-        record_ids=test.record_ids,
-        targets=test.targets,
-        patients=test.patients,
-        scores=np.stack([run.test for run in found]),
-        data=task.description("test"),
-        validation_targets=task.records("validation").targets,
-        validation_scores=np.stack([run.validation for run in found]),
-        settings=settings,
-        details=details,
-        seed=runs.seed,
-        contamination=context.contamination,
-    )

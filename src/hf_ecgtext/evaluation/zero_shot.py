@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_ecgtext.evaluation.features import FeatureCache
-from hf_ecgtext.evaluation.frame import CellOutcome, EvaluatedTask, EvaluationContext, TaskScores
+from hf_ecgtext.evaluation.frame import CellOutcome, EvaluatedTask, EvaluationContext, scores_of_test
 from hf_ecgtext.evaluation.frozen_encoders import EncoderRuns, FrozenEncoder
 from hf_ecgtext.evaluation.prompt_sets import PromptSet, load_prompt_sets
 
@@ -40,38 +40,25 @@ def evaluate(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext)
     """
     check_has_text(runs)
     prompt_sets = prompts_of_task(task, context.prompt_sets)
-    test = task.records("test")
     test_embeds = context.probe_features(runs, task, "test", "ecg_embeds")
-    validation, validation_embeds = None, []
+    validation_embeds: list[NDArray[np.float32]] = []
     details: dict[str, Any] = {}
     if has_labelled_records(task, "validation"):
-        validation = task.records("validation")
         validation_embeds = context.probe_features(runs, task, "validation", "ecg_embeds")
     else:
         details["validation"] = f"no record of a validation split with a label of {task.name}"
     return CellOutcome(
         scores=tuple(
-            TaskScores(
-                evaluation="zero_shot",
-                task=task.name,
-                protocol=context.protocol.name,
-                checkpoint=runs.name,
-                encoder=runs.kind,
-                class_names=task.labels,
-                record_ids=test.record_ids,
-                targets=test.targets,
-                patients=test.patients,
-                scores=similarities(context.cache, runs, prompts, test_embeds),
-                data=task.description("test"),
-                validation_targets=None if validation is None else validation.targets,
-                validation_scores=(
-                    None if validation is None else similarities(context.cache, runs, prompts, validation_embeds)
-                ),
+            scores_of_test(
+                runs,
+                task,
+                context,
+                "zero_shot",
+                similarities(context.cache, runs, prompts, test_embeds),
+                similarities(context.cache, runs, prompts, validation_embeds) if validation_embeds else None,
                 score_kind="similarity",
                 prompts=prompts.name,
                 details={**prompt_details(prompts), **details},
-                seed=runs.seed,
-                contamination=context.contamination,
             )
             for prompts in prompt_sets
         )
