@@ -85,7 +85,7 @@ def test_a_class_without_a_single_label_record_is_named_and_can_still_be_chosen(
     for line in evaluate(EncoderRuns("x", "trained", (table,)), task, context).results:
         assert line.details["classes_without_single_label_record"] == ["D"]
         assert line.details["records_with_several_labels"] == 20
-        if line.metric != "top1_accuracy":
+        if line.metric != "top1_accuracy" and line.min_positives == 1:
             assert line.per_class["D"] is None
 
 
