@@ -88,11 +88,13 @@ def test_data_with_a_test_split_only_can_be_evaluated_but_not_trained_on(merl_fo
     data = ["--data", str(tmp_path / "data")]
     assert main(["train", *MERL, *data, "--output-dir", str(tmp_path / "out")]) == 1
     assert "tiny has no train split here; it has: test." in capsys.readouterr().err
-    assert main(["evaluate", "--model", str(merl_folder), *data]) == 1
-    assert "no train split here, on which random encoders are calibrated" in capsys.readouterr().err
-    assert main(["evaluate", "--model", str(merl_folder), *data, "--random-encoders", "0"]) == 0
-    assert main(["evaluate", "--model", str(merl_folder), *data, "--split", "validation"]) == 1
-    assert "tiny has no validation split here" in capsys.readouterr().err
+    evaluate = ["evaluate", "--model", str(merl_folder), *data, "--out", str(tmp_path / "evaluation")]
+    assert main(evaluate) == 1
+    printed = capsys.readouterr().out
+    assert "Not evaluated: zero_shot of " in printed
+    assert "no train split here, on which random encoders are calibrated" in printed
+    assert main([*evaluate, "--random-encoders", "0"]) == 0
+    assert "Not evaluated" not in capsys.readouterr().out
 
 
 def test_validation_is_needed_only_where_it_is_asked_for(tmp_path, capsys):

@@ -92,8 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         `int`: 0, or 1 if some cells could not be evaluated; they are listed.
     """
-    data = open_all(arguments.data, arguments.data_dir, arguments.data_set)
     models = [load_entrant(name, arguments.device, arguments.dtype, arguments.seed) for name in arguments.model]
+    data = open_all(arguments.data, arguments.data_dir, arguments.data_set)  # takes longer than a wrong folder's name
     cache_folder = arguments.cache or arguments.out / "features"
     rows: list[Entrant] = [*models]
     rows += baseline_entrants(

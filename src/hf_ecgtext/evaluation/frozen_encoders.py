@@ -260,6 +260,11 @@ def random_runs(trained: ModelEncoder, data: EcgData, name: str, seeds: Sequence
     Raises:
         ValueError: If the data has no training split.
     """
+    if data.train is None:
+        raise ValueError(
+            f"{data.name} has no train split here, on which random encoders are calibrated. Leave them out: "
+            "--random-encoders 0."
+        )
     order, _ = canonical_order(data, "train")
     drawn = np.random.default_rng(0).permutation(order)[:_NUM_CALIBRATION]
     signals: Any = Subset(data.split("train"), drawn.tolist())  # type: ignore[arg-type]
