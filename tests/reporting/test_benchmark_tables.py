@@ -71,7 +71,8 @@ def test_zero_shot_has_tables_for_prompt_sets_frequent_classes_and_auprc():
     for prompts in ("plain", "descriptions"):
         for metric in ("AUROC", "AUROC over classes with 20+ positives", "AUPRC"):
             assert f"Zero-shot: macro {metric}, {prompts} prompts, strict protocol" in titles
-    assert len(titles) == 6
+    assert "Zero-shot: spread over 2 prompt sets, strict protocol" in titles
+    assert len(titles) == 7
 
 
 def test_published_numbers_stand_in_rows_of_their_own_above_ours_with_their_source():
@@ -456,3 +457,21 @@ def test_the_inflation_is_summed_up_over_encoders_and_tasks():
     assert table.rows == [["merl", "10 %", "+2.50", "+4.0", "+4.0", "2"]]  # (1 + 4) / 2, and (5 + 3) / 2
     with pytest.raises(ValueError, match="no lines of published probes"):
         inflation_summary(lines[6:8])
+
+
+def test_the_spread_over_prompt_sets_names_the_lowest_and_the_highest():
+    def answer(value, prompts, **changes):
+        return line(value, evaluation="zero_shot", prompts=prompts, **changes)
+
+    lines = [
+        answer(0.6, "plain"), answer(0.75, "members"), answer(0.7, "template"),
+        answer(0.5, "plain", encoder="random"), answer(0.45, "members", encoder="random"),
+        answer(0.9, "plain", min_positives=20), answer(0.1, "plain", metric="f1"),
+    ]  # fmt: skip
+    (table,) = [one for one in benchmark_tables(lines) if "spread" in one.title]
+    assert table.title == "Zero-shot: spread over 3 prompt sets, strict protocol"
+    assert [row[1:] for row in table.rows] == [
+        ["ptbxl_super", "60.0 (plain)", "75.0 (members)", "15.0"],
+        ["ptbxl_super", "45.0 (members)", "50.0 (plain)", "5.0"],
+    ]
+    assert not [one for one in benchmark_tables(lines[:1]) if "spread" in one.title]

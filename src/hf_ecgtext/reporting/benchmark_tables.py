@@ -25,6 +25,7 @@ from hf_ecgtext.reporting.benchmark_rows import (
     task_titles,
 )
 from hf_ecgtext.reporting.probe_tables import BEST_TEST_EPOCH, fraction, fraction_title, probe_tables, variant
+from hf_ecgtext.reporting.prompt_tables import sensitivity_tables
 from hf_ecgtext.reporting.published_numbers import (
     SIX_TASKS,
     PublishedNumber,
@@ -75,6 +76,7 @@ def benchmark_tables(
     kinds = split_by(plain, lambda result: result.evaluation)
     supervised = _ranking(kinds.get("supervised", []))
     tables = list(zero_shot_tables(_ranking(kinds.get("zero_shot", [])), supervised, rows, published=published))
+    tables += sensitivity_tables(kinds.get("zero_shot", []), rows)
     tables += probe_tables(_ranking(kinds.get("linear_probe", [])), supervised, rows, published=published)
     if not kinds.keys() & {"zero_shot", "linear_probe"}:
         tables += _metric_tables(supervised, rows)
