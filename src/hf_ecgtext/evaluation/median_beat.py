@@ -182,8 +182,8 @@ def import_neurokit() -> Any:
             return importlib.import_module("neurokit2")
     except ImportError as error:
         raise ImportError(
-            f'Interval features need NeuroKit2 ({error}). Install it with: pip install "hf-ecgtext[intervals]"; or leave '
-            "this baseline out (--baselines random supervised)."
+            f'Interval features need NeuroKit2 ({error}). Install it with: pip install "hf-ecgtext[intervals]"; or '
+            "leave this baseline out (--baselines random supervised)."
         ) from error
 
 
