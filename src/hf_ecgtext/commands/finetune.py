@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from hf_ecgtext.commands.checkpoints import load_checkpoint
-from hf_ecgtext.commands.options import add_data_options, add_seen_option, explain_settings, parse_settings
+from hf_ecgtext.commands.options import (
+    add_data_options,
+    add_overrides_option,
+    add_seen_option,
+    explain_settings,
+    parse_settings,
+)
 from hf_ecgtext.commands.train import check_training_settings
 from hf_ecgtext.data.opening import open_data
 from hf_ecgtext.data.tasks import EcgData
@@ -44,13 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recipe", default="default", choices=finetuning_recipe_names(), help="how long and how fast (%(default)s)"
     )
     parser.add_argument("--lora", action="store_true", help="train low-rank adapters and the head only (peft)")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="change the recipe: training.X=..., patience=..., classifier_dropout=..., and lora.rank, lora.alpha, "
+    add_overrides_option(
+        parser,
+        "training.X=..., patience=..., classifier_dropout=..., and lora.rank, lora.alpha, "
         "lora.dropout, lora.target_modules",
     )
     parser.add_argument("--seed", type=int, default=0, help="of head and order (default: %(default)s)")

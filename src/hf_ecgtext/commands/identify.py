@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from hf_ecgtext.commands.checkpoints import load_checkpoint
-from hf_ecgtext.commands.options import add_data_options, add_seen_option, explain_settings, parse_settings
+from hf_ecgtext.commands.options import (
+    add_data_options,
+    add_overrides_option,
+    add_seen_option,
+    explain_settings,
+    parse_settings,
+)
 from hf_ecgtext.data.identification import identification_data
 from hf_ecgtext.data.ledger import load_ledger
 from hf_ecgtext.data.opening import open_data
@@ -39,13 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", choices=["validation", "test"])
     parser.add_argument("--leads", nargs="+", type=int, default=[12], choices=list(LEAD_SUBSETS), help="default: 12")
     parser.add_argument("--finetune", action="store_true", help="train on the training people first")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="change the recipe: scale, margin, patience, or a training setting such as num_train_epochs=20",
+    add_overrides_option(
+        parser,
+        "scale, margin, patience, or a training setting such as num_train_epochs=20",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last complete checkpoints")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/identification"), help="default: %(default)s")

@@ -43,6 +43,13 @@ def add_seen_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_overrides_option(parser: argparse.ArgumentParser, description: str) -> None:
+    """`--set`, whose pairs [`parse_settings`] reads."""
+    parser.add_argument(
+        "--set", dest="overrides", nargs="+", default=[], metavar="NAME=VALUE", help=f"change the recipe: {description}"
+    )
+
+
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
     """`["a.b=1", "c=text"]` to `{"a.b": 1, "c": "text"}`; values are read as JSON where they are JSON.
 

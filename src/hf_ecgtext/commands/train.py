@@ -12,7 +12,13 @@ from typing import Any
 
 from transformers import set_seed
 
-from hf_ecgtext.commands.options import add_data_options, add_seen_option, explain_settings, parse_settings
+from hf_ecgtext.commands.options import (
+    add_data_options,
+    add_overrides_option,
+    add_seen_option,
+    explain_settings,
+    parse_settings,
+)
 from hf_ecgtext.data.ledger import TRAINING_SPLIT, TrainingLedger
 from hf_ecgtext.data.opening import data_name, open_data
 from hf_ecgtext.data.tasks import EcgData
@@ -31,13 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", default="quickstart", help="a function of the method's recipes.py (%(default)s)")
     add_data_options(parser)
     parser.add_argument("--output-dir", type=Path, help="default: outputs/METHOD-RECIPE-DATA")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="change the recipe: text_model=..., config.X=..., ecg.X=..., text.X=..., training.X=...",
+    add_overrides_option(
+        parser,
+        "text_model=..., config.X=..., ecg.X=..., text.X=..., training.X=...",
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights and order (default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint in --output-dir")

@@ -32,6 +32,8 @@ from numpy.typing import ArrayLike, NDArray
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.evaluation.metrics import Metric, auroc, average_precision, check_scores_and_targets, macro
 
+_MIN_RESAMPLES_PER_RUN = 100
+
 
 class Interval(NamedTuple):
     """A value with its percentile interval; NaN where undefined."""
@@ -227,6 +229,11 @@ def resample_weights(
         occurrences = np.bincount(flat, minlength=num_resamples * len(members))
         counts[:, members] = occurrences.reshape(num_resamples, len(members))
     return counts[:, patient_of_record]
+
+
+def resamples_per_run(num_resamples: int, num_runs: int) -> int:
+    """Resamples of each of several runs that are pooled: as many as asked for together, but at least 100 each."""
+    return max(_MIN_RESAMPLES_PER_RUN, -(-num_resamples // num_runs)) if num_runs > 1 else num_resamples
 
 
 def patient_strata(positive: NDArray[np.bool_], patient_of_record: NDArray[np.intp]) -> NDArray[np.intp]:

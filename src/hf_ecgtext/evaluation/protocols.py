@@ -10,6 +10,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
+from hf_ecgtext.evaluation.metrics import FREQUENT_CLASS_MIN_POSITIVES
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationProtocol:
@@ -43,7 +45,7 @@ class EvaluationProtocol:
     subsets: Literal["stratified", "published"] = "stratified"
     num_draws: int = 5
     thresholds: Literal["validation", "test"] = "validation"
-    min_positives: tuple[int, ...] = (1, 20)
+    min_positives: tuple[int, ...] = (1, FREQUENT_CLASS_MIN_POSITIVES)
     long_records: Literal["whole", "first_5_s"] = "whole"
     label_map: Literal["reviewed", "as_published"] = "reviewed"
     class_columns: Literal["by_name", "by_position"] = "by_name"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.errors import RecordError
+from hf_ecgtext.evaluation.bootstrap import resamples_per_run
 from hf_ecgtext.evaluation.frame import CellOutcome, EvaluationContext, known_patients
 from hf_ecgtext.evaluation.frozen_encoders import EncoderRuns, canonical_order
 from hf_ecgtext.evaluation.results import EvaluationResult
@@ -33,7 +34,6 @@ from hf_ecgtext.evaluation.retrieval_ranks import (
 
 _SPLIT = "test"
 _CONFIDENCE = 0.95
-_MIN_RESAMPLES_PER_RUN = 100
 
 
 def evaluate(runs: EncoderRuns, data: EcgData, context: EvaluationContext) -> CellOutcome:
@@ -140,9 +140,7 @@ def rank_results(ranks: RetrievalRanks, *, num_resamples: int = 1000, seed: int 
 
     `details` has the level of chance, and, from ECG to report, what one and the same answer to every ECG would reach.
     """
-    per_run = num_resamples
-    if len(ranks.ranks) > 1:
-        per_run = max(_MIN_RESAMPLES_PER_RUN, -(-num_resamples // len(ranks.ranks)))
+    per_run = resamples_per_run(num_resamples, len(ranks.ranks))
     lines = []
     for metric in METRICS:
         values, resamples = ranks.values(metric), ranks.resamples(metric, per_run, seed)

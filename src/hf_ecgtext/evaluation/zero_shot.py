@@ -105,7 +105,7 @@ def similarities(
 def class_embeddings(
     cache: FeatureCache, encoder: FrozenEncoder, prompts: Mapping[str, Sequence[str]]
 ) -> NDArray[np.float32]:
-    """One embedding per class, as `class_embeddings`, from cached text embeddings.
+    """One embedding per class: the mean of its texts' embeddings, normalised; from the cache.
 
     Args:
         cache ([`FeatureCache`]): Keeps the text embeddings.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,4 @@ def supervised_entrant(model: TrainedEntrant, folder: Path, seed: int) -> Scorin
 
 def _plain(value: Any) -> Any:
     """The value in JSON's types."""
-    import json
-
     return json.loads(json.dumps(value, default=str))

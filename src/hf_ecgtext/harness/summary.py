@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_ecgtext.evaluation.bootstrap import BootstrapDistribution, bootstrap_intervals, paired_difference
+from hf_ecgtext.evaluation.bootstrap import (
+    BootstrapDistribution,
+    bootstrap_intervals,
+    paired_difference,
+    resamples_per_run,
+)
 from hf_ecgtext.evaluation.calibration import calibrate
 from hf_ecgtext.evaluation.calibration_metrics import brier_score, ece_equal_mass
 from hf_ecgtext.evaluation.frame import TaskScores
@@ -18,7 +23,6 @@ from hf_ecgtext.evaluation.protocols import EvaluationProtocol
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.thresholds import ThresholdMetric, task_thresholds
 
-_MIN_RESAMPLES_PER_RUN = 100
 _DECISIONS: tuple[ThresholdMetric, ...] = ("f1", "sensitivity", "specificity", "accuracy")
 _CALIBRATION: tuple[Any, ...] = (brier_score, ece_equal_mass)
 
@@ -71,7 +75,7 @@ def _lines(
         scores.targets,
         _patients(scores),
         metrics=metrics,
-        num_resamples=_resamples_per_run(num_resamples, len(runs)),
+        num_resamples=resamples_per_run(num_resamples, len(runs)),
         seed=seed,
     )
     per_run = {metric.__name__: [metric(run, scores.targets) for run in runs] for metric in metrics}
@@ -115,7 +119,7 @@ def difference_results(
         reference.scores,
         scores.targets,
         _patients(scores),
-        num_resamples=_resamples_per_run(num_resamples, num_pairs),
+        num_resamples=resamples_per_run(num_resamples, num_pairs),
         seed=seed,
         pair_runs=pair_runs,
     )
@@ -192,10 +196,6 @@ def _number(value: float) -> float | None:
 
 def _patients(scores: TaskScores) -> Sequence[object] | None:
     return None if scores.patients is None else scores.patients.tolist()
-
-
-def _resamples_per_run(num_resamples: int, num_runs: int) -> int:
-    return max(_MIN_RESAMPLES_PER_RUN, -(-num_resamples // num_runs)) if num_runs > 1 else num_resamples
 
 
 def _spread(
