@@ -8,7 +8,7 @@ import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import set_seed
 
@@ -28,7 +28,13 @@ from hf_ecgtext.harness.single import evaluate_zero_shot
 from hf_ecgtext.methods import get_recipe, method_names
 from hf_ecgtext.reporting.tables import zero_shot_table
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
-from hf_ecgtext.training.checkpoints import check_same_model, last_complete_checkpoint
+from hf_ecgtext.training.checkpoints import (
+    check_same_model,
+    last_complete_checkpoint,
+    last_intact_checkpoint,
+    saved_steps,
+)
+from hf_ecgtext.training.output_lock import found_by_main_process, locked_output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +60,6 @@ def run(arguments: argparse.Namespace) -> None:
     output_dir: Path = arguments.output_dir or Path(
         "outputs", f"{arguments.method}-{arguments.recipe}-{name}".replace("_", "-")
     )
-    checkpoint = _find_checkpoint(output_dir, arguments.resume)
     overrides, data_settings = parse_settings(arguments.overrides), parse_settings(arguments.data_set)
     check_training_settings(overrides)
     with explain_settings("--set", overrides):
@@ -62,58 +67,82 @@ def run(arguments: argparse.Namespace) -> None:
         training_arguments = EcgTextTrainingArguments(
             output_dir=str(output_dir), seed=arguments.seed, **recipe.training
         )
-        model, processor = recipe.build(seed=arguments.seed)  # before the data, which take longer
-    if checkpoint is not None:
-        check_same_model(checkpoint, model.config, processor.feature_extractor)
-    set_seed(arguments.seed)
-    with (
-        training_arguments.main_process_first(desc="reading the data"),
-        explain_settings("--data-set", data_settings),
-    ):
-        data_options = {**recipe.data_options(name), **data_settings}
-        data = open_data(arguments.data, arguments.data_dir, **data_options)
-    trainer = EcgTextTrainer(
-        model=model,
-        args=training_arguments,
-        processor=processor,
-        train_dataset=data.split("train"),
-        eval_dataset=data.split("validation") if training_arguments.eval_strategy != "no" else data.validation,
-        ledger=TrainingLedger.of_splits(
-            data.name, data.revision, {TRAINING_SPLIT: data.train, "validation": data.validation}
-        ),
-    )
-    can_answer = bool(data.tasks) and data.test is not None
-    if can_answer and not arguments.no_zero_shot:  # before hours of training, not after
-        check_contamination(trainer.ledger, data, "test", checkpoint=str(output_dir), allow_seen=arguments.allow_seen)
-    _describe(trainer, data)
-    outcome = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()
-    if not trainer.is_world_process_zero():
-        return
-    print(f"Trained {outcome.global_step} steps on {training_arguments.world_size} process(es).")
-    print(f"Final loss terms: {json.dumps(_last_terms(trainer.state.log_history))}")
-    print(f"Saved to {output_dir}; load it with AutoModel.from_pretrained('{output_dir}') after `import hf_ecgtext`.")
-    if not can_answer:
-        print(f"{data.name} has no zero-shot task here; `hf-ecgtext evaluate --data ...` answers those of other data.")
-    elif not arguments.no_zero_shot:
-        results = evaluate_zero_shot(
-            trainer.model,
-            processor,
-            data,
-            checkpoint=str(output_dir),
-            seed=arguments.seed,
-            folder=output_dir / "evaluation",
-            prompt_sets=arguments.prompts,
-            ledger=trainer.ledger,
-            allow_seen=arguments.allow_seen,
+    with locked_output(output_dir):
+        start = found_by_main_process(lambda: _find_start(output_dir, arguments.resume))
+        with explain_settings("--set", overrides):
+            model, processor = recipe.build(seed=arguments.seed)  # before the data, which take longer
+        if start.folder is not None:
+            check_same_model(str(start.folder), model.config, processor.feature_extractor)
+        set_seed(arguments.seed)
+        with (
+            training_arguments.main_process_first(desc="reading the data"),
+            explain_settings("--data-set", data_settings),
+        ):
+            data_options = {**recipe.data_options(name), **data_settings}
+            data = open_data(arguments.data, arguments.data_dir, **data_options)
+        trainer = EcgTextTrainer(
+            model=model,
+            args=training_arguments,
+            processor=processor,
+            train_dataset=data.split("train"),
+            eval_dataset=data.split("validation") if training_arguments.eval_strategy != "no" else data.validation,
+            ledger=TrainingLedger.of_splits(
+                data.name, data.revision, {TRAINING_SPLIT: data.train, "validation": data.validation}
+            ),
         )
-        write_results(output_dir / "results.jsonl", results)
+        asks = bool(data.tasks) and data.test is not None and not arguments.no_zero_shot
+        if asks:  # before hours of training, not after
+            check_contamination(
+                trainer.ledger, data, "test", checkpoint=str(output_dir), allow_seen=arguments.allow_seen
+            )
+        _describe(trainer, data)
+        _train_and_save(trainer, start, output_dir)
+        if trainer.is_world_process_zero():
+            if asks:
+                _answer_zero_shot(trainer, data, output_dir, arguments)
+            elif not arguments.no_zero_shot:
+                print(
+                    f"{data.name} has no zero-shot task here; `hf-ecgtext evaluate --data ...` answers those of other "
+                    "data."
+                )
+
+
+def _train_and_save(trainer: EcgTextTrainer, start: _Start, output_dir: Path) -> None:
+    """Train what is not trained yet, and save what is not saved yet."""
+    if start.saved_steps is not None and start.saved_steps >= trainer.num_training_steps():
+        outcome = trainer.train(resume_from_checkpoint=str(output_dir))
+        done = f"Already trained: {outcome.global_step} steps, nothing is left to do."
+    else:
+        outcome = trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
+        done = f"Trained {outcome.global_step} steps on {trainer.args.world_size} process(es)."
+        trainer.save_model()
+        trainer.save_state()
+    if trainer.is_world_process_zero():
+        print(done)
+        print(f"Final loss terms: {json.dumps(_last_terms(trainer.state.log_history))}")
         print(
-            f"\nZero-shot on the {data.name} test split ({len(data.split('test'))} records); contamination: "
-            f"{results[0].contamination}.\n"
+            f"Saved to {output_dir}; load it with AutoModel.from_pretrained('{output_dir}') after `import hf_ecgtext`."
         )
-        print(zero_shot_table(results, style="terminal"))
+
+
+def _answer_zero_shot(trainer: EcgTextTrainer, data: EcgData, output_dir: Path, arguments: argparse.Namespace) -> None:
+    results = evaluate_zero_shot(
+        trainer.model,
+        trainer.processing_class,
+        data,
+        checkpoint=str(output_dir),
+        seed=arguments.seed,
+        folder=output_dir / "evaluation",
+        prompt_sets=arguments.prompts,
+        ledger=trainer.ledger,
+        allow_seen=arguments.allow_seen,
+    )
+    write_results(output_dir / "results.jsonl", results)
+    print(
+        f"\nZero-shot on the {data.name} test split ({len(data.split('test'))} records); contamination: "
+        f"{results[0].contamination}.\n"
+    )
+    print(zero_shot_table(results, style="terminal"))
 
 
 def check_training_settings(overrides: Mapping[str, Any]) -> None:
@@ -140,12 +169,27 @@ def check_training_settings(overrides: Mapping[str, Any]) -> None:
             raise ValueError(f"--set {name} must be {kind}, not '{value}'.")
 
 
-def _find_checkpoint(output_dir: Path, resume: bool) -> str | None:
+class _Start(NamedTuple):
+    """What a run goes on from; nothing, if it is a new one.
+
+    Args:
+        checkpoint (`Path`, *optional*): The newest intact checkpoint.
+        saved_steps (`int`, *optional*): Steps of the run that was saved as a whole.
+        folder (`Path`, *optional*): Where the model's settings stand.
+    """
+
+    checkpoint: Path | None = None
+    saved_steps: int | None = None
+    folder: Path | None = None
+
+
+def _find_start(output_dir: Path, resume: bool) -> _Start:
     if resume:
-        checkpoint = last_complete_checkpoint(output_dir)
-        if checkpoint is None:
+        steps = saved_steps(output_dir)
+        checkpoint = last_intact_checkpoint(output_dir)
+        if checkpoint is None and steps is None:
             raise FileNotFoundError(f"There is no complete checkpoint in '{output_dir}'; start without --resume.")
-        return str(checkpoint)
+        return _Start(checkpoint, steps, checkpoint if steps is None else output_dir)
     if (output_dir / "config.json").exists():
         raise FileExistsError(
             f"'{output_dir}' already holds a trained model. Choose another --output-dir, or delete it."
@@ -156,7 +200,7 @@ def _find_checkpoint(output_dir: Path, resume: bool) -> str | None:
             f"'{output_dir}' already holds checkpoints of another run. Go on with it by --resume, choose another "
             "--output-dir, or delete it."
         )
-    return None
+    return _Start()
 
 
 def _describe(trainer: EcgTextTrainer, data: EcgData) -> None:

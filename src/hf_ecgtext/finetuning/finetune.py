@@ -30,7 +30,8 @@ from hf_ecgtext.finetuning.selection import selection_score
 from hf_ecgtext.finetuning.trainer import FinetuningTrainer, StopWithoutProgress, validation_scores
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.training import EcgTextTrainingArguments
-from hf_ecgtext.training.checkpoints import last_complete_checkpoint
+from hf_ecgtext.training.checkpoints import last_complete_checkpoint, last_intact_checkpoint
+from hf_ecgtext.training.output_lock import found_by_main_process
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ def finetune(
         contamination = check_contamination(
             trainer.ledger, problem.data, "test", checkpoint=checkpoint, allow_seen=allow_seen
         )
-        _train(trainer, last_complete_checkpoint(folder) if resume else None, recipe.patience)
+        _train(trainer, folder if resume else None, recipe.patience)
         best = trainer.model if lora is None else merge_adapters(trainer.model)
         best.save_pretrained(folder)
         preparation.extractor.save_pretrained(folder)
@@ -234,7 +235,10 @@ def _build_trainer(
     return trainer, _Splits(train, validation, test, metric)
 
 
-def _train(trainer: FinetuningTrainer, checkpoint: Path | None, patience: int) -> None:
+def _train(trainer: FinetuningTrainer, resumed_folder: Path | None, patience: int) -> None:
+    checkpoint = None
+    if resumed_folder is not None:
+        checkpoint = found_by_main_process(lambda: last_intact_checkpoint(resumed_folder))
     if checkpoint is not None:
         state = type(trainer.state).load_from_json(str(checkpoint / "trainer_state.json"))
         if StopWithoutProgress(patience).is_exhausted(state):  # it was killed after its last epoch

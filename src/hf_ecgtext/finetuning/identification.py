@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset as TorchDataset
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 
 from hf_ecgtext.data.identification import SegmentRows
 from hf_ecgtext.data.ledger import TRAINING_SPLIT, TrainingLedger, continued_ledger
@@ -35,7 +35,10 @@ from hf_ecgtext.finetuning.arcface import arc_face
 from hf_ecgtext.finetuning.lead_subsets import lead_subset, restrict_extractor, restrict_leads
 from hf_ecgtext.finetuning.trainer import SCORE, StopWithoutProgress, validation_scores
 from hf_ecgtext.methods.base import EcgTextModel
-from hf_ecgtext.training.checkpoints import last_complete_checkpoint
+from hf_ecgtext.training.checkpoints import last_complete_checkpoint, last_intact_checkpoint
+from hf_ecgtext.training.launch import check_launch
+from hf_ecgtext.training.output_lock import found_by_main_process, locked_output
+from hf_ecgtext.training.resumable_trainer import ResumableTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +188,7 @@ class _PersonClassifier(nn.Module):
             return {"loss": arc_face(cosines, labels, self.recipe.scale, self.recipe.margin)}
 
 
-class _IdentificationTrainer(Trainer):
+class _IdentificationTrainer(ResumableTrainer):
     """The Trainer, with the accuracy of frozen features on validation pairs as evaluation."""
 
     control: Any
@@ -243,17 +246,18 @@ def finetune_identification(
     train, validation = data.split("train"), data.split("validation")
     if not isinstance(train, SegmentRows) or not isinstance(validation, SegmentRows):
         raise ValueError(f"{data.name} holds no segments of people; see `identification_data`.")
-    checkpoint = last_complete_checkpoint(output_dir)
-    if checkpoint is not None and not resume:
+    if last_complete_checkpoint(output_dir) is not None and not resume:
         raise FileExistsError(f"'{output_dir}' holds checkpoints already; resume, or choose another folder.")
     tuned = copy.deepcopy(model)
     encoder = FewerLeads(tuned, processor, names)
     num_persons = 1 + max(train.column("person"))
+    arguments = _arguments(output_dir, recipe, seed)  # first: it makes several processes know of each other
     classifier = _PersonClassifier(tuned, num_persons, recipe, seed)
-    with _without_what_is_not_trained(tuned):
+    with locked_output(output_dir), _without_what_is_not_trained(tuned):
+        checkpoint = found_by_main_process(lambda: last_intact_checkpoint(output_dir))
         trainer = _IdentificationTrainer(
             model=classifier,
-            args=_arguments(output_dir, recipe, seed),
+            args=arguments,
             train_dataset=train,
             eval_dataset=validation,
             data_collator=_Collator(encoder),
@@ -311,6 +315,7 @@ def _arguments(output_dir: str | Path, recipe: IdentificationRecipe, seed: int) 
         remove_unused_columns=False,
         label_names=["labels"],
     )
+    check_launch(arguments.world_size)
     if arguments.n_gpu > 1:
         raise ValueError(
             f"One process sees {arguments.n_gpu} GPUs, among which transformers would share each batch. Start one "

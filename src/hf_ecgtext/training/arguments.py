@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from hf_ecgtext.data.negative_sampling import NEGATIVE_KINDS, NegativeKind
+from hf_ecgtext.training.launch import check_launch
 
 _STEPS_IN_BACKWARD = ("lomo", "layerwise")  # in the names of transformers' optimisers
 
@@ -107,6 +108,7 @@ class EcgTextTrainingArguments(TrainingArguments):
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False  # only warns there
         super().__post_init__()
+        check_launch(self.world_size)
         if self.grad_cache_chunk_size is not None:
             self._check_gradient_cache(self.grad_cache_chunk_size)
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LRScheduler
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer
 
 from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.data.ledger import TrainingLedger, continued_ledger
@@ -19,13 +18,14 @@ from hf_ecgtext.methods.distributed import synchronise_batch_norm
 from hf_ecgtext.training.arguments import EcgTextTrainingArguments
 from hf_ecgtext.training.gradient_cache import backward_in_chunks, check_no_batch_norm
 from hf_ecgtext.training.negatives import build_negative_sampler
-from hf_ecgtext.training.streaming import DataOrderCallback, block_loader, block_order
+from hf_ecgtext.training.resumable_trainer import ResumableTrainer
+from hf_ecgtext.training.streaming import block_loader, block_order
 from hf_ecgtext.training.text_cache import TextCache
 
 logger = logging.getLogger(__name__)
 
 
-class EcgTextTrainer(Trainer):
+class EcgTextTrainer(ResumableTrainer):
     """[`~transformers.Trainer`] for cross-modal models.
 
     It logs every loss term beside the loss, caches the outputs of a frozen text tower, gives parameter groups learning
@@ -94,20 +94,17 @@ class EcgTextTrainer(Trainer):
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch, whatever is accumulated
         self.can_return_loss = True
         self.ledger = continued_ledger(ledger, model.name_or_path)
-        self.data_order = DataOrderCallback()
-        self.add_callback(self.data_order)
         self.text_cache: TextCache | None = None
         self._term_sums: dict[bool, dict[str, Tensor]] = {True: {}, False: {}}  # by whether the model trains
         self._term_counts = {True: 0, False: 0}
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Fill the text cache and find the negatives, then train as usual."""
+    def before_training(self) -> None:
+        """Fill the text cache and find the negatives."""
         if self.args.text_cache and self.model.can_cache_text:
             self._fill_text_cache()
         if self.args.negative_sampling is not None:
             self._prepare_negatives()
         self._term_sums[True], self._term_counts[True] = {}, 0  # of steps after the last log of an earlier call
-        return super().train(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load the weights, and go on with their ledger: a resumed run may have other data than its first part."""
@@ -123,10 +120,9 @@ class EcgTextTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """As usual, or block by block where the dataset has `block_sizes`."""
         if not hasattr(self.train_dataset, "block_sizes"):
-            self.data_order.follow(None)
             return super().get_train_dataloader()
         order = block_order(self.train_dataset, self.args, self._train_batch_size)
-        self.data_order.follow(order)
+        self.data_order.follow(order.settings, len(order), self.args.gradient_accumulation_steps)
         return block_loader(self.train_dataset, order, self.data_collator, self.args, self.accelerator.device)
 
     def _fill_text_cache(self) -> None:
