@@ -24,11 +24,14 @@ def environment(cache: Path) -> dict[str, str]:
 
 def launch(arguments: list[str], cache: Path, num_processes: int = 1) -> subprocess.CompletedProcess[str]:
     """Run a Python program, under `torchrun` where there is more than one process; fail with its output."""
+    finished = try_to_launch(arguments, cache, num_processes)
+    assert finished.returncode == 0, f"{finished.stdout[-3000:]}\n{finished.stderr[-3000:]}"
+    return finished
+
+
+def try_to_launch(arguments: list[str], cache: Path, num_processes: int = 1) -> subprocess.CompletedProcess[str]:
+    """As [`launch`], of a program that may fail."""
     # `accelerate launch --cpu --num_processes 2` silently runs one process; torchrun starts as many as it is told.
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
     command = [sys.executable, *(launcher if num_processes > 1 else []), *arguments]
-    finished = subprocess.run(
-        command, cwd=REPOSITORY, env=environment(cache), capture_output=True, text=True, timeout=300
-    )
-    assert finished.returncode == 0, f"{finished.stdout[-3000:]}\n{finished.stderr[-3000:]}"
-    return finished
+    return subprocess.run(command, cwd=REPOSITORY, env=environment(cache), capture_output=True, text=True, timeout=300)
