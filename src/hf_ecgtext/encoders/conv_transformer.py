@@ -17,7 +17,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from hf_ecgtext.encoders.base import EcgConfig, EcgEncoder, check_ecg_shape, mask_missing_leads
 from hf_ecgtext.encoders.masking import gather_tokens, scatter_tokens
 
-
 PoolerOrder = Literal["dense_tanh", "tanh_dense"]
 
 

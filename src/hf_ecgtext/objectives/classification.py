@@ -16,8 +16,8 @@ def matching_loss(logits: Tensor, is_match: Tensor) -> Tensor:
     Returns:
         `torch.Tensor` of shape `()`: Loss in nats.
 
-    Source: Li et al. 2021 (ALBEF), eq. 4, for two scores; one logit: C-MELT (arXiv 2410.02131), eq. 3. The former is the
-    latter of the difference of both scores.
+    Source: Li et al. 2021 (ALBEF), eq. 4, for two scores; C-MELT (arXiv 2410.02131), eq. 3, for one logit. The former is
+    the latter of the difference of both scores.
     """
     if logits.shape[1] == 1:
         return F.binary_cross_entropy_with_logits(logits[:, 0], is_match.to(logits.dtype))

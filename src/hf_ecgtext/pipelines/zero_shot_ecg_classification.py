@@ -23,8 +23,8 @@ class ZeroShotEcgClassificationPipeline(EcgPipeline):
 
     * `scoring="independent"` (default, multi-label): each label's score is the cosine of ECG and label text, in
       [-1, 1]. It ranks ECGs for a label; it is no probability.
-    * `scoring="exclusive"`: a softmax, over the labels given, of the logits that the model's loss scores pairs by; it sums
-      to one.
+    * `scoring="exclusive"`: a softmax, over the labels given, of the logits that the model's loss scores pairs by. It
+      sums to one.
 
     `template` wraps each label, such as `"12-lead ECG with {}"`. Labels are encoded once per call.
 

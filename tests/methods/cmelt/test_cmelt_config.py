@@ -199,7 +199,7 @@ def test_a_small_model_in_the_form_of_the_recipe_trains_completely(name):
 
 def test_an_input_length_that_the_mask_ratio_cannot_have_is_refused_when_the_model_is_built():
     recipe = get_recipe("cmelt", "debug").override({"ecg.duration_s": 0.5})
-    with pytest.raises(ValueError, match="ecg_mask_ratio 0.75 hides all 3 patches"):
+    with pytest.raises(ValueError, match=r"ecg_mask_ratio 0.75 hides all 3 patches"):
         recipe.build()
 
 

@@ -28,8 +28,8 @@ class CgdmerConfig(EcgTextConfig):
         text_decoder (`str`): `"mlm_head"` predicts all masked tokens at once, `"causal_decoder"` one after the other.
         text_decoder_num_layers, text_decoder_num_heads (`int`): Of the causal decoder; as wide as the text encoder.
         ecg_mask_ratio (`float`): Share of the patches that is hidden.
-        ecg_mask_scope (`str`): Equally many of every lead, chosen lead by lead (`"per_lead"`) or at the same places in time
-            in all leads (`"same_places"`); or so many of all patches of all leads (`"all_tokens"`).
+        ecg_mask_scope (`str`): Equally many of every lead, chosen lead by lead (`"per_lead"`) or at the same places in
+            time in all leads (`"same_places"`); or so many of all patches of all leads (`"all_tokens"`).
         text_mask_ratio (`float`): Share of a report's tokens that is replaced by the mask token.
         norm_patch (`bool`): Predict every patch with mean 0 and variance 1 instead of as it is.
         patch_error (`str`): The squared errors of a patch's samples are averaged (`"mean"`) or summed (`"sum"`, eq. 2).

@@ -45,8 +45,8 @@ _TEXT_DECODERS = {"mlm_head": MlmHead, "causal_decoder": CausalTextDecoder}
 class CgdmerModel(EcgTextModel):
     """CG-DMER: two encoders, two decoders, and shared and specific heads.
 
-    Inference sees the whole input, and reads the shared heads. A pair's logit is that of `contrastive`, of which a softmax
-    is meant to be taken; where that term is off or compares the encoders' outputs, it is that of `siglip`.
+    Inference sees the whole input, and reads the shared heads. A pair's logit is that of `contrastive`, which takes a
+    softmax of it; where that term is off or compares the encoders' outputs, it is that of `siglip`.
 
     Source: the paper's section 2.
     """
@@ -208,7 +208,7 @@ class CgdmerModel(EcgTextModel):
     def _reconstruct_ecg(
         self, decoder: nn.Module, ecg_values: Tensor, lead_mask: Tensor | None, patch_noise: Tensor
     ) -> tuple[BaseModelOutputWithPooling, Tensor, Tensor]:
-        """Encode the visible patches; the error `(batch,)` of the others in leads that are there, and if there are any."""
+        """Encode the visible patches; error of the others in leads that are there, and if there are any, `(batch,)`."""
         visible = self.visible_patches(patch_noise)
         output = self.ecg_encoder(ecg_values, lead_mask=lead_mask, visible=visible)
         key_mask = self.ecg_encoder.token_mask(lead_mask)

@@ -41,10 +41,10 @@ class CmeltConfig(EcgTextConfig):
         mlm_weight, mem_weight, etm_weight, ets_weight (`float`): Of masked language modelling, masked ECG modelling,
             ECG-text matching, and the sigmoid pair loss ("Siglep" in the paper).
         mlm_on_negatives (`bool`): Also predict masked words where the report belongs to another ECG.
-        mlm_reduction (`str`): Mean over all masked words of the batch (`"mean_tokens"`, released code), or their sum divided
-            by the number of reports (`"sum_tokens"`, paper).
-        mem_reduction (`str`): Of a record, the mean squared error over hidden patches (`"mean_hidden"`, released code), or
-            the squared error summed over all patches (`"sum_all"`, paper); then the mean over records.
+        mlm_reduction (`str`): Mean over all masked words of the batch (`"mean_tokens"`, released code), or their sum
+            divided by the number of reports (`"sum_tokens"`, paper).
+        mem_reduction (`str`): Of a record, the mean squared error over hidden patches (`"mean_hidden"`, released code),
+            or the squared error summed over all patches (`"sum_all"`, paper); then the mean over records.
         mem_masked_leads (`str`): Leads that are missing or were zeroed by random lead masking do not count in MEM
             (`"exclude"`), or zeros are what it asks for there (`"reconstruct_zeros"`, released code).
         norm_pix_loss (`bool`): MEM's target has mean 0 and variance 1 in each lead over the recording.
@@ -197,8 +197,8 @@ class CmeltConfig(EcgTextConfig):
             )
         if keep < 2 and self.ecg_config.conv_norm == "each":
             raise ValueError(
-                f"ecg_mask_ratio {self.ecg_mask_ratio} leaves one patch, which conv_norm='each' makes 0; lower it, or set "
-                "ecg_config.conv_norm='first'."
+                f"ecg_mask_ratio {self.ecg_mask_ratio} leaves one patch, which conv_norm='each' makes 0; lower it, or "
+                "set ecg_config.conv_norm='first'."
             )
         if self.mem_weight > 0 and keep == self.ecg_config.num_tokens:
             raise ValueError(

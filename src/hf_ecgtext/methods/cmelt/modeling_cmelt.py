@@ -51,8 +51,8 @@ _TEXT, _ECG = 0, 1  # rows of the modality embeddings
 class CmeltModel(EcgTextModel):
     """C-MELT with D-BETA's convolutional transformer as its ECG encoder, and any text encoder.
 
-    `embed_ecg` and `embed_text` give the features as released, and a pair's logit is what ETS scores it by: as released,
-    the dot product of raw features. Deviation: the embeddings that `forward` and `get_*_features` return are
+    `embed_ecg` and `embed_text` give the features as released, and a pair's logit is what ETS scores it by: as
+    released, the dot product of raw features. Deviation: the embeddings that `forward` and `get_*_features` return are
     L2-normalised, as every method's are.
 
     Source: paper and released code (CC BY-NC 4.0, read, not copied); `tests/methods/cmelt/test_cmelt_parity.py` shows
@@ -247,7 +247,8 @@ class CmeltModel(EcgTextModel):
         Args:
             predicted (`torch.Tensor` of shape `(batch, num_tokens, num_leads * patch_size)`): By the MEM head.
             ecg_values (`torch.Tensor` of shape `(batch, num_leads, num_samples)`): Scaled signal.
-            lead_mask (`torch.Tensor` of shape `(batch, num_leads)`, *optional*): `False` where a lead is missing or masked.
+            lead_mask (`torch.Tensor` of shape `(batch, num_leads)`, *optional*): `False` where a lead is missing or was
+                masked.
             visible (`torch.Tensor` of shape `(batch, keep)`): Places of the visible patches.
 
         Returns:
