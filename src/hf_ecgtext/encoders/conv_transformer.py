@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -185,7 +185,7 @@ class ConvStem(nn.Module):
         for index, convolution in enumerate(self.convolutions):
             hidden = convolution(hidden)
             if self.conv_norm == "each":
-                hidden = _normalise(F.gelu(hidden), self.instance_norms[index])
+                hidden = _normalise(F.gelu(hidden), cast(nn.GroupNorm, self.instance_norms[index]))
             else:
                 hidden = F.gelu(_normalise(hidden, self.instance_norm) if index == 0 else hidden)
         return self.dropout(self.projection(self.token_norm(hidden.transpose(1, 2))))

@@ -294,7 +294,7 @@ class EcgTextModel(EcgPreTrainedModel):
             output.ecg_embeds = F.normalize(ecg_embeds, dim=-1)
         if text_embeds is not None:
             output.text_embeds = F.normalize(text_embeds, dim=-1)
-        if output.ecg_embeds is not None and output.text_embeds is not None:
+        if ecg_embeds is not None and text_embeds is not None:
             output.logits_per_ecg = self.pair_logits(ecg_embeds, text_embeds)
         return output
 
