@@ -39,12 +39,12 @@ from transformers import BertConfig, T5Config
 from hf_ecgtext.data.records import EcgRecord
 from hf_ecgtext.data.synthetic import SyntheticEcgGenerator
 from hf_ecgtext.encoders.conv_transformer import ConvTransformerConfig
-from hf_ecgtext.encoders.masking import is_hidden, kept_indices, num_kept
+from hf_ecgtext.encoders.masking import kept_indices, num_kept
 from hf_ecgtext.encoders.text import tiny_bert_tokenizer
 from hf_ecgtext.methods.base import EcgTextModel, TextInputs
 from hf_ecgtext.methods.cmelt import CmeltConfig, CmeltModel
 from hf_ecgtext.methods.deri import DeriConfig, DeriModel
-from hf_ecgtext.objectives import masked_patch_error, token_cross_entropy
+from hf_ecgtext.objectives import token_cross_entropy
 from hf_ecgtext.processing import EcgFeatureExtractor, EcgTextProcessor
 from hf_ecgtext.training import TextCache
 
@@ -82,7 +82,11 @@ def build_cmelt(published: bool) -> CmeltModel:
     """C-MELT around a random encoder of Flan-T5-base's size, as released or as here."""
     settings: dict[str, Any] = {}
     if published:
-        settings = {"ecg_config": ConvTransformerConfig(leak_free_masking=False), "attend_padding": True}
+        settings = {
+            "ecg_config": ConvTransformerConfig(leak_free_masking=False),
+            "attend_padding": True,
+            "mem_masked_leads": "reconstruct_zeros",
+        }
     config = CmeltConfig(text_config=flan_t5_base(), **settings)
     config.adopt_tokenizer(tiny_bert_tokenizer())
     return CmeltModel(config)
@@ -113,17 +117,14 @@ def cmelt_loss(model: CmeltModel) -> PublishedLoss:
         encoded = model.ecg_encoder(ecg_values, lead_mask=lead_mask, visible=visible)
         fused_text, ecg_states = model.fuse(encoded.last_hidden_state, tokens, attention_mask)
         error, count = token_cross_entropy(model.mlm_head(fused_text), labels)
-        target = model.mem_target(ecg_values, lead_mask)
-        mem = masked_patch_error(
-            model.mem_head(ecg_states[config.mem_layer], visible), target, is_hidden(visible, target.shape[1])
-        )
+        predicted = model.mem_head(ecg_states[config.mem_layer], visible)
         rows = {
             "ecg": model.embed_ecg(encoded),
             "text": model.embed_text(pooled),
             "is_aligned": torch.ones(len(ecg_values), device=ecg_values.device),
             "mlm_sum": error,
             "mlm_count": count,
-            "mem_error": mem,
+            **model.mem_rows(predicted, ecg_values, lead_mask, visible),
             "etm_logits": model.etm_head(model.fused_features(fused_text, ecg_states[-1])),
         }
         terms = list(model.loss_terms(rows).values())

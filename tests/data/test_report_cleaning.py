@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hf_ecgtext.processing import (
     REPORT_CLEANERS,
     clean_12sl_report,
+    clean_cmelt_report,
     clean_dbeta_report,
     clean_mimic_report,
     clean_ptbxl_report,
@@ -45,6 +46,22 @@ def test_a_statement_that_is_no_text_is_refused():
 
 def test_dbeta_joins_by_a_space():
     assert clean_dbeta_report(["Sinus rhythm", None, "*** Abnormal EKG ***"]) == "sinus rhythm abnormal ecg"
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        (["Sinus rhythm.", None, "*** Abnormal EKG ***"], "sinus rhythm abnormal ecg"),
+        ("ST-T changes, V1-V3; anterior/lateral (old?)", "st t changes v1 v3 anterior lateral old"),
+        ("QTc > 500 ms", "qtc 500 ms"),
+        ("sinusrhythmus, überdrehter linkstyp", "sinusrhythmus überdrehter linkstyp"),
+        ("EKG_2", "ecg 2"),
+        ("*** . ***", ""),
+    ],
+)
+def test_cmelt_s_paper_removes_punctuation_too_and_words_stay_apart(raw, clean):
+    assert clean_cmelt_report(raw) == clean
+    assert clean_cmelt_report(clean) == clean
 
 
 def test_12sl_continuations_follow_their_statement():

@@ -92,7 +92,9 @@ def test_a_common_gain_and_the_level_of_every_lead_are_normalised_away(encoder, 
     assert not torch.allclose(encoder(one_lead).pooler_output, encoder(ecg).pooler_output, atol=1e-2)
 
 
-def test_hidden_patches_cannot_reach_visible_tokens(encoder, ecg):
+@pytest.mark.parametrize("conv_norm", ["first", "each"])
+def test_hidden_patches_cannot_reach_visible_tokens(ecg, conv_norm):
+    encoder = make(conv_norm=conv_norm)
     before = encoder(ecg, visible=VISIBLE)
     after = encoder(with_other_hidden_patches(ecg), visible=VISIBLE)
     assert torch.equal(before.last_hidden_state, after.last_hidden_state)
@@ -141,6 +143,31 @@ def test_the_stem_is_strided_convolutions_with_a_norm_over_time_behind_the_first
     tokens = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
     tokens = tokens * stem.token_norm.weight + stem.token_norm.bias
     torch.testing.assert_close(stem(ecg.double()), tokens @ stem.projection.weight.T + stem.projection.bias)
+
+
+def test_a_norm_behind_each_convolution_stands_behind_its_gelu(ecg):
+    stem, hidden = make(conv_norm="each").stem.double(), ecg.double()
+    with torch.no_grad():
+        for norm in stem.instance_norms:
+            norm.weight.uniform_(0.5, 2.0)
+            norm.bias.normal_()
+    for convolution, norm in zip(stem.convolutions, stem.instance_norms, strict=True):
+        hidden = torch.einsum("bclk,ock->bol", hidden.unfold(-1, 2, 2), convolution.weight)
+        hidden = 0.5 * hidden * (1 + torch.erf(hidden / 2**0.5))
+        centred = hidden - hidden.mean(-1, keepdim=True)
+        hidden = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        hidden = hidden * norm.weight[:, None] + norm.bias[:, None]
+    expected = stem.projection(stem.token_norm(hidden.transpose(1, 2)))
+    torch.testing.assert_close(stem(ecg.double()), expected)
+
+
+@pytest.mark.parametrize("order", ["dense_tanh", "tanh_dense"])
+def test_the_pooler_is_dense_and_tanh_in_the_order_asked_for(ecg, order):
+    encoder = make(pooler_order=order).double()
+    output = encoder(ecg.double())
+    weight, bias, token = encoder.pooler.dense.weight, encoder.pooler.dense.bias, output.last_hidden_state[:, 0]
+    expected = (token @ weight.T + bias).tanh() if order == "dense_tanh" else token.tanh() @ weight.T + bias
+    torch.testing.assert_close(output.pooler_output, expected)
 
 
 @pytest.mark.parametrize("taps", [5, 6])
@@ -196,7 +223,9 @@ def test_without_a_pooler_the_pooled_output_is_the_class_token(ecg):
     assert torch.equal(output.pooler_output, output.last_hidden_state[:, 0])
 
 
-def test_a_saved_encoder_loads_through_auto_model_with_equal_outputs(encoder, ecg, tmp_path):
+@pytest.mark.parametrize("settings", [{}, {"conv_norm": "each", "pooler_order": "tanh_dense"}])
+def test_a_saved_encoder_loads_through_auto_model_with_equal_outputs(ecg, tmp_path, settings):
+    encoder = make(**settings)
     encoder.save_pretrained(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path)
     assert type(loaded) is ConvTransformerModel
@@ -218,7 +247,9 @@ def test_gradient_checkpointing_changes_no_gradient(ecg):
         torch.testing.assert_close(plain, checkpointed)
 
 
-def test_half_precision_normalises_in_single_precision(encoder, ecg):
+@pytest.mark.parametrize("conv_norm", ["first", "each"])
+def test_half_precision_normalises_in_single_precision(ecg, conv_norm):
+    encoder = make(conv_norm=conv_norm)
     expected = encoder(ecg).pooler_output
     with torch.no_grad():
         pooled = encoder.to(torch.bfloat16)(ecg).pooler_output
@@ -234,6 +265,9 @@ def test_half_precision_normalises_in_single_precision(encoder, ecg):
         ({"num_samples": 7}, "num_samples 7 is less than one patch of 8 samples; lower num_conv_layers"),
         ({"num_conv_layers": 0}, "num_conv_layers must be positive, not 0"),
         ({"position_kernel_size": 0}, "position_kernel_size must be positive"),
+        ({"num_samples": 15, "conv_norm": "each"}, "conv_norm='each' makes the only patch of 15 samples 0"),
+        ({"conv_norm": "none"}, "conv_norm"),
+        ({"pooler_order": "tanh"}, "pooler_order"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
         ({"patch_size": 16}, "has no setting patch_size|patch_size"),
     ],

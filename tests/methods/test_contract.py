@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 
 from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.methods import Recipe, get_recipe, method_names, recipe_names
-from hf_ecgtext.methods.base import EcgTextConfig, EcgTextModel
+from hf_ecgtext.methods.base import EcgTextConfig, EcgTextModel, TextInputs
 from hf_ecgtext.processing import EcgTextProcessor
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
 
@@ -122,7 +122,51 @@ def test_forward_returns_a_loss_with_named_terms_and_normalised_embeddings(built
         assert embeds.shape == (8, built[0].config.projection_dim)
         torch.testing.assert_close(embeds.norm(dim=-1), torch.ones(8))
     assert output.logits_per_ecg.shape == (8, 8)
-    torch.testing.assert_close(output.logits_per_ecg, built[0].logit_scale * output.ecg_embeds @ output.text_embeds.T)
+
+
+def test_logits_are_what_pair_logits_makes_of_embeddings_that_are_not_normalised(built, batch):
+    model = built[0].eval()
+    with torch.no_grad():
+        output = model(**batch)
+        ecg = model.embed_ecg(model.ecg_encoder(batch["ecg_values"], lead_mask=batch["lead_mask"]))
+        text = model.embed_text(model.encode_text(TextInputs(batch["input_ids"], batch["attention_mask"]))[0])
+        torch.testing.assert_close(output.logits_per_ecg, model.pair_logits(ecg, text))
+        # for other numbers of ECGs and texts, too
+        fewer = model.pair_logits(ecg[:3], text)
+    torch.testing.assert_close(fewer, output.logits_per_ecg[:3])
+
+
+def test_the_loss_scores_pairs_by_the_logits_that_forward_returns(method, batch):
+    """In training, where both come from the same rows, some term is a loss of exactly these logits."""
+    # DERI's mixed ECG embedding is compared with aligned texts at inference, and by no term: tests/methods/deri.
+    overrides = {"config.ecg_embedding": "aligned"} if method == "deri" else {}
+    model = silence_dropout(get_recipe(method, "debug").override(overrides).build(seed=0)[0].train())
+    output = model(**batch)
+    logits = output.logits_per_ecg.double()
+    own = logits.diagonal()
+    picked = (logits.logsumexp(dim=0) - own).mean() + (logits.logsumexp(dim=1) - own).mean()
+    answered = torch.nn.functional.softplus(logits * (1 - 2 * torch.eye(8))).sum()
+    candidates = [picked, picked / 2, answered / 8, answered / 64]
+    found = [
+        name
+        for name, term in output.loss_terms.items()
+        if any(torch.isclose(term.double(), value, rtol=1e-5, atol=1e-6) for value in candidates)
+    ]
+    assert found, f"No term of {list(output.loss_terms)} is a loss of logits_per_ecg."
+
+
+def test_similarities_are_float32_under_autocast_and_of_embeddings_in_half_precision(built, batch):
+    model = built[0].eval()
+    torch.manual_seed(0)
+    ecg, text = torch.randn(2, 6, model.config.projection_dim).bfloat16()
+    with torch.no_grad():
+        expected = model.double().pair_logits(ecg.double(), text.double())
+        model.float()
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model.pair_logits(ecg, text)
+            assert model(**batch).logits_per_ecg.dtype == torch.float32
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits.double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(built, batch):
@@ -400,6 +444,13 @@ def test_the_pipelines_equal_direct_calls(method, trained, synthetic_dataset):
         scores = {answer["label"]: answer["score"] for answer in answers}
         assert [scores[label] for label in labels] == pytest.approx(row, abs=1e-5)
         assert answers == sorted(answers, key=lambda answer: -answer["score"])
+    with torch.no_grad():
+        raw = model.embed_ecg(model.ecg_encoder(**processor(ecg=records)))
+        logits = model.pair_logits(raw, model.embed_text(model.encode_text(TextInputs(**processor(text=labels)))[0]))
+    exclusive = classifier(records, candidate_labels=labels, scoring="exclusive")
+    for answers, row in zip(exclusive, logits.softmax(dim=-1).tolist(), strict=True):
+        scores = {answer["label"]: answer["score"] for answer in answers}
+        assert [scores[label] for label in labels] == pytest.approx(row, abs=1e-4)
     features = pipeline("ecg-feature-extraction", model=str(folder))(records)
     np.testing.assert_allclose(np.stack(features), ecg.numpy(), atol=1e-5)
 

@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_ecgtext.objectives import info_nce, nt_xent, sigmoid_pair_loss, symmetric_info_nce
+from hf_ecgtext.objectives import (
+    info_nce,
+    nt_xent,
+    sigmoid_pair_loss,
+    symmetric_cross_entropy,
+    symmetric_info_nce,
+)
 
 N, DIM, TAU = 6, 8, 0.3
 
@@ -117,9 +123,9 @@ def test_nt_xent_equals_the_equation_written_out(pairs):
 @pytest.mark.parametrize(("scale", "bias"), [(1.0, 0.0), (10.0, -10.0), (2.5, 0.5)])
 def test_sigmoid_loss_of_orthonormal_pairs_has_its_closed_form(orthonormal, scale, bias):
     expected = math.log1p(math.exp(-(scale + bias))) + (N - 1) * math.log1p(math.exp(bias))
-    loss = sigmoid_pair_loss(orthonormal, orthonormal, scale, bias)
-    torch.testing.assert_close(loss, value(expected))
-    per_pair = sigmoid_pair_loss(orthonormal, orthonormal, scale, bias, reduction="mean_pairs")
+    logits = scale * orthonormal @ orthonormal.T + bias
+    torch.testing.assert_close(sigmoid_pair_loss(logits), value(expected))
+    per_pair = sigmoid_pair_loss(logits, reduction="mean_pairs")
     torch.testing.assert_close(per_pair, value(expected / N))
 
 
@@ -131,15 +137,23 @@ def test_sigmoid_loss_equals_the_equation_written_out_with_given_pairs(pairs):
         for j in range(N):
             sign = 1.0 if is_pair[i, j] else -1.0
             total -= math.log(1 / (1 + math.exp(-sign * (3.0 * float(first[i] @ second[j]) - 1.0))))
-    loss = sigmoid_pair_loss(first, second, 3.0, -1.0, is_pair)
+    loss = sigmoid_pair_loss(3.0 * first @ second.T - 1.0, is_pair)
     torch.testing.assert_close(loss, value(total / N))
 
 
 def test_sigmoid_loss_survives_large_logits():
     huge = 100.0 * torch.eye(3)
-    loss = sigmoid_pair_loss(huge, -huge)
+    loss = sigmoid_pair_loss(huge @ -huge)
     assert torch.isfinite(loss)
     torch.testing.assert_close(loss, torch.tensor(1e4 + 2 * math.log(2.0)))
+
+
+@pytest.mark.parametrize("reduction", ["mean_directions", "sum_directions"])
+@pytest.mark.parametrize("exclude_positive", [False, True])
+def test_info_nce_is_the_cross_entropy_of_its_logits(pairs, reduction, exclude_positive):
+    logits = pairs[0] @ pairs[1].T / TAU
+    expected = symmetric_info_nce(*pairs, TAU, reduction, exclude_positive)
+    assert torch.equal(symmetric_cross_entropy(logits, reduction, exclude_positive), expected)
 
 
 LOSSES = {
@@ -148,7 +162,7 @@ LOSSES = {
     "info_nce without positive": lambda a, b: info_nce(a, b, TAU, exclude_positive=True),
     "symmetric_info_nce without positive": lambda a, b: symmetric_info_nce(a, b, TAU, exclude_positive=True),
     "nt_xent": lambda a, b: nt_xent(a, b, TAU),
-    "sigmoid_pair_loss": lambda a, b: sigmoid_pair_loss(a, b, 2.0, -1.0),
+    "sigmoid_pair_loss": lambda a, b: sigmoid_pair_loss(2.0 * a @ b.T - 1.0),
 }
 
 
@@ -174,4 +188,4 @@ def test_an_unknown_reduction_is_refused(pairs):
     with pytest.raises(ValueError, match="mean_directions"):
         symmetric_info_nce(*pairs, TAU, "sum")
     with pytest.raises(ValueError, match="mean_rows"):
-        sigmoid_pair_loss(*pairs, reduction="sum")
+        sigmoid_pair_loss(pairs[0] @ pairs[1].T, reduction="sum")

@@ -56,6 +56,16 @@ def test_it_is_the_binary_cross_entropy_of_the_difference_of_both_logits(logits,
     torch.testing.assert_close(matching_loss(logits, is_match), single)
 
 
+def test_one_logit_is_asked_by_binary_cross_entropy_written_out(logits, is_match):
+    total = 0.0
+    for row in range(BATCH):
+        yes = 1 / (1 + math.exp(-float(logits[row, 0])))
+        total -= math.log(yes if is_match[row] else 1 - yes)
+    torch.testing.assert_close(matching_loss(logits[:, :1], is_match), value(total / BATCH))
+    differences = (logits[:, 1] - logits[:, 0]).unsqueeze(1)
+    torch.testing.assert_close(matching_loss(differences, is_match), matching_loss(logits, is_match))
+
+
 def test_answers_may_be_booleans_integers_or_floats(logits, is_match):
     losses = {float(matching_loss(logits, is_match.to(dtype))) for dtype in (torch.bool, torch.long, torch.float32)}
     assert len(losses) == 1

@@ -9,7 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_ecgtext.objectives import masked_patch_error, normalise_patches, token_cross_entropy
+from hf_ecgtext.objectives import (
+    masked_patch_error,
+    mean_of_counted,
+    normalise_patches,
+    patch_error_sum,
+    token_cross_entropy,
+)
 
 BATCH, PATCHES, SIZE, TOKENS, VOCAB = 4, 7, 5, 6, 11
 
@@ -96,6 +102,63 @@ def test_masked_patch_error_has_the_right_gradient(patches):
     predicted.requires_grad_()
     target.requires_grad_()
     assert torch.autograd.gradcheck(lambda a, b: masked_patch_error(a, b, is_hidden), (predicted, target))
+
+
+@pytest.fixture
+def counts() -> torch.Tensor:
+    """Which entries of a patch count: some, none, one, all."""
+    some = [[True, False, True, True, False], [False] * 5, [False, True, False, False, False], [True] * 5]
+    return torch.tensor(some)
+
+
+def test_entries_that_do_not_count_are_left_out_of_sum_and_number(patches, counts):
+    predicted, target, is_hidden = patches
+    found, summed = masked_patch_error(predicted, target, is_hidden, counts), patch_error_sum(predicted, target, counts)
+    for row in range(BATCH):
+        errors = {
+            (patch, i): (float(predicted[row, patch, i]) - float(target[row, patch, i])) ** 2
+            for patch in range(PATCHES)
+            for i in range(SIZE)
+            if counts[row, i]
+        }
+        hidden = [error for (patch, _), error in errors.items() if is_hidden[row, patch]]
+        assert float(found[row]) == pytest.approx(sum(hidden) / max(len(hidden), 1), rel=1e-12)
+        assert float(summed[row]) == pytest.approx(sum(errors.values()), rel=1e-12)
+    torch.testing.assert_close(patch_error_sum(predicted, target), (predicted - target).square().sum(dim=(1, 2)))
+
+
+def test_where_everything_counts_error_and_gradient_are_the_same_to_the_bit(patches):
+    predicted, target, is_hidden = patches
+    errors, gradients = [], []
+    for counts in (None, torch.ones(BATCH, SIZE, dtype=torch.bool)):
+        leaf = predicted.clone().requires_grad_()
+        errors.append(masked_patch_error(leaf, target, is_hidden, counts))
+        errors[-1].sum().backward()
+        gradients.append(leaf.grad)
+    assert torch.equal(*errors)
+    assert torch.equal(*gradients)
+
+
+def test_what_does_not_count_gets_no_gradient(patches, counts):
+    predicted, target, is_hidden = patches
+    for error in (
+        lambda x: masked_patch_error(x, target, is_hidden, counts),
+        lambda x: patch_error_sum(x, target, counts),
+    ):
+        leaf = predicted.clone().requires_grad_()
+        error(leaf).sum().backward()
+        outside = ~counts[:, None].expand_as(leaf)
+        assert (leaf.grad[outside] == 0).all()
+        assert leaf.grad.isfinite().all()
+        assert (leaf.grad != 0).any()
+
+
+def test_the_mean_of_the_counted_divides_by_their_number():
+    values = torch.tensor([3.0, 100.0, 5.0, 7.0])
+    assert mean_of_counted(values, torch.tensor([1.0, 0.0, 1.0, 1.0])).item() == 5.0
+    assert mean_of_counted(values, torch.zeros(4)).item() == 0.0
+    values = torch.rand(7, generator=generator())
+    assert torch.equal(mean_of_counted(values, torch.ones(7)), values.mean())
 
 
 # Tokens

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModel, AutoProcessor, pipeline
 
 from hf_ecgtext.data import EcgRecord, read_record
+from hf_ecgtext.methods import get_recipe
 
 LABELS = ["atrial fibrillation", "sinus rhythm", "left bundle branch block"]
 
@@ -77,6 +78,34 @@ def test_exclusive_scores_are_the_softmax_of_the_logits(classifier, record):
     assert sum(exclusive.values()) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},  # the release's: dot products of raw features
+        {"learnable_siglip": True, "normalize_features": True},  # SigLIP's: scaled cosines and a bias
+        {"siglip_scale": 2.0, "siglip_bias": -3.0},
+    ],
+)
+def test_exclusive_scores_of_c_melt_are_the_softmax_of_what_its_loss_scores_pairs_by(settings, record):
+    overrides = {f"config.{name}": value for name, value in settings.items()}
+    model, processor = get_recipe("cmelt", "debug").override(overrides).build(seed=0)
+    ask = pipeline("zero-shot-ecg-classification", model=model, processor=processor)
+    exclusive, cosines = (
+        by_label(ask(record, candidate_labels=LABELS, scoring=kind)) for kind in ("exclusive", "independent")
+    )
+    with torch.no_grad():
+        ecg = model.ecg_encoder(**processor(ecg=record)).pooler_output
+        tokens = model.text_tower(**processor(text=LABELS)).pooler_output
+        text = model.text_pooler(model.text_projection(tokens))
+    if settings.get("normalize_features"):
+        ecg, text = ecg / ecg.norm(dim=-1, keepdim=True), text / text.norm(dim=-1, keepdim=True)
+    scale = 10.0 if settings.get("learnable_siglip") else settings.get("siglip_scale", 1.0)
+    expected = (scale * ecg @ text.T)[0].softmax(0).tolist()  # a bias is the same for all
+    assert [exclusive[label] for label in LABELS] == pytest.approx(expected, rel=1e-4)
+    angles = torch.nn.functional.cosine_similarity(ecg, text).tolist()
+    assert [cosines[label] for label in LABELS] == pytest.approx(angles, abs=1e-5), "these stay cosines"
+
+
 def test_independent_scores_do_not_depend_on_the_other_labels(classifier, record):
     alone = classifier(record, candidate_labels=LABELS[:1])[0]["score"]
     assert by_label(classifier(record, candidate_labels=LABELS))[LABELS[0]] == pytest.approx(alone, abs=1e-6)
@@ -92,15 +121,18 @@ def test_labels_may_be_one_comma_separated_text_and_wrapped_by_a_template(classi
 
 def test_label_texts_are_encoded_once_per_call(classifier, synthetic_dataset, monkeypatch):
     calls = []
-    encode = classifier.model.get_text_features
+    encode = classifier.model.encode_text
 
     def counted(*args, **kwargs):
         calls.append(1)
         return encode(*args, **kwargs)
 
-    monkeypatch.setattr(classifier.model, "get_text_features", counted)
-    classifier([row["ecg"] for row in synthetic_dataset.__getitems__(range(4))], candidate_labels=LABELS)
-    assert len(calls) == 1
+    monkeypatch.setattr(classifier.model, "encode_text", counted)
+    for scoring in ("independent", "exclusive"):
+        calls.clear()
+        records = [row["ecg"] for row in synthetic_dataset.__getitems__(range(4))]
+        classifier(records, candidate_labels=LABELS, scoring=scoring)
+        assert len(calls) == 1
 
 
 def test_probe_features_are_the_encoder_s(extractor, record):

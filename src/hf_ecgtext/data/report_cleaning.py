@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 _ORNAMENT = re.compile(r"\*+|[=-]{2,}")
 _REPEATED_FULL_STOP = re.compile(r"(?:\s*\.)+(?=\s|$)")
 _EKG = re.compile(r"\bekg\b")
+_PUNCTUATION = re.compile(r"[^\w\s]|_")
 
 # Text after these marks is the data set's label editing, with SCP codes, not what a cardiologist wrote: 555 and 16 of
 # PTB-XL 1.0.3's reports have it.
@@ -70,6 +71,18 @@ def clean_dbeta_report(report: str | Iterable[str | float | None]) -> str:
     return " ".join(statement for statement in statements if statement)
 
 
+def clean_cmelt_report(report: str | Iterable[str | float | None]) -> str:
+    """Joins and normalises the machine statements of MIMIC-IV-ECG as C-MELT's paper says: without punctuation.
+
+    As `clean_dbeta_report`; then a space stands for whatever is no letter, digit or space ("st-t" becomes "st t"). The
+    paper does not say whether punctuation leaves a space; with one, "anterior/lateral" stays two words.
+
+    Source: section 4.1.1 of arXiv 2410.02131 (lower case, strip, punctuation removal).
+    """
+    text = " ".join(_PUNCTUATION.sub(" ", clean_dbeta_report(report)).split())
+    return _EKG.sub("ecg", text)  # it may have been part of "ekg_2"
+
+
 def clean_12sl_report(report: str | Iterable[str | float | None]) -> str:
     """Joins and normalises full texts of GE 12SL statements, as in PTB-XL+.
 
@@ -101,6 +114,7 @@ REPORT_CLEANERS: dict[str, Callable[[str], str]] = {
     "none": keep_report,
     "mimic": clean_mimic_report,
     "dbeta": clean_dbeta_report,
+    "cmelt": clean_cmelt_report,
     "ptbxl": clean_ptbxl_report,
     "12sl": clean_12sl_report,
 }

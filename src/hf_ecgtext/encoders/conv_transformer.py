@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal, cast
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -16,6 +17,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from hf_ecgtext.encoders.base import EcgConfig, EcgEncoder, check_ecg_shape, mask_missing_leads
 from hf_ecgtext.encoders.masking import gather_tokens, scatter_tokens
 
+PoolerOrder = Literal["dense_tanh", "tanh_dense"]
+
 
 @strict
 class ConvTransformerConfig(EcgConfig):
@@ -26,6 +29,8 @@ class ConvTransformerConfig(EcgConfig):
         num_samples (`int`): Input length; samples behind the last whole patch belong to no token.
         conv_dim (`int`): Channels of the convolutions.
         num_conv_layers (`int`): Convolutions of kernel 2 and stride 2; a patch is `2 ** num_conv_layers` samples.
+        conv_norm (`str`): Normalisation over time, per channel: between the first convolution and its GELU (`"first"`,
+            D-BETA), or behind each convolution and its GELU (`"each"`, C-MELT's paper).
         hidden_size (`int`): Token width.
         num_hidden_layers (`int`): Post-norm blocks.
         num_attention_heads (`int`): Heads per block.
@@ -33,6 +38,7 @@ class ConvTransformerConfig(EcgConfig):
         position_kernel_size, position_groups (`int`): Of the convolution that encodes positions.
         dropout, attention_dropout (`float`): Rates.
         add_pooler (`bool`): Dense and tanh on the class token; without it `pooler_output` is the class token itself.
+        pooler_order (`str`): `"dense_tanh"` (D-BETA) or `"tanh_dense"` (the order in which C-MELT's paper names them).
         leak_free_masking (`bool`): With hidden patches, compute everything from visible ones alone: they are cut out
             before the first convolution, and zeros stand in their places where positions are encoded. `False` is the
             release, where hidden patches still reach visible tokens, through the normalisation over time and through
@@ -47,6 +53,7 @@ class ConvTransformerConfig(EcgConfig):
     num_samples: int = 5000
     conv_dim: int = 256
     num_conv_layers: int = 4
+    conv_norm: Literal["first", "each"] = "first"
     hidden_size: int = 768
     num_hidden_layers: int = 8
     num_attention_heads: int = 12
@@ -56,6 +63,7 @@ class ConvTransformerConfig(EcgConfig):
     dropout: float = 0.1
     attention_dropout: float = 0.1
     add_pooler: bool = True
+    pooler_order: PoolerOrder = "dense_tanh"
     leak_free_masking: bool = True
     # initialisation
     initializer_range: float = 0.02
@@ -73,6 +81,11 @@ class ConvTransformerConfig(EcgConfig):
             raise ValueError(
                 f"num_samples {self.num_samples} is less than one patch of {self.patch_size} samples; lower "
                 "num_conv_layers."
+            )
+        if self.conv_norm == "each" and self.num_tokens < 2:
+            raise ValueError(
+                f"conv_norm='each' makes the only patch of {self.num_samples} samples 0: lower num_conv_layers, or set "
+                "conv_norm='first'."
             )
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
@@ -130,22 +143,25 @@ class Attention(nn.Module):
 
 
 class TanhPooler(nn.Module):
-    """Dense and tanh."""
+    """Dense and tanh, in either order."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, order: PoolerOrder = "dense_tanh"):
         super().__init__()
         self.dense = nn.Linear(width, width)
+        self.order = order
 
     def forward(self, hidden: Tensor) -> Tensor:
         """`(..., width)` to the same shape."""
+        if self.order == "tanh_dense":
+            return self.dense(torch.tanh(hidden))
         return torch.tanh(self.dense(hidden))
 
 
 class ConvStem(nn.Module):
     """Patches become tokens. Kernel equals stride, so that a token sees its own patch only.
 
-    The exception is the normalisation behind the first convolution, which has one mean and variance per recording and
-    channel, over all samples that are given.
+    The exception is the normalisation behind the first convolution, or behind each, which has one mean and variance per
+    recording and channel, over all samples that are given.
     """
 
     def __init__(self, config: ConvTransformerConfig):
@@ -154,7 +170,11 @@ class ConvStem(nn.Module):
         self.convolutions = nn.ModuleList(
             nn.Conv1d(width, config.conv_dim, kernel_size=2, stride=2, bias=False) for width in widths[:-1]
         )
-        self.instance_norm = nn.GroupNorm(config.conv_dim, config.conv_dim)
+        if config.conv_norm == "first":
+            self.instance_norm = nn.GroupNorm(config.conv_dim, config.conv_dim)
+        else:
+            self.instance_norms = nn.ModuleList(nn.GroupNorm(config.conv_dim, config.conv_dim) for _ in widths[:-1])
+        self.conv_norm = config.conv_norm
         self.token_norm = nn.LayerNorm(config.conv_dim)
         self.projection = nn.Linear(config.conv_dim, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
@@ -164,16 +184,17 @@ class ConvStem(nn.Module):
         hidden = ecg_values
         for index, convolution in enumerate(self.convolutions):
             hidden = convolution(hidden)
-            if index == 0:
-                hidden = self._normalise(hidden)
-            hidden = F.gelu(hidden)
+            if self.conv_norm == "each":
+                hidden = _normalise(F.gelu(hidden), cast(nn.GroupNorm, self.instance_norms[index]))
+            else:
+                hidden = F.gelu(_normalise(hidden, self.instance_norm) if index == 0 else hidden)
         return self.dropout(self.projection(self.token_norm(hidden.transpose(1, 2))))
 
-    def _normalise(self, hidden: Tensor) -> Tensor:
-        norm = self.instance_norm
-        wide = torch.promote_types(hidden.dtype, torch.float32)  # variances over thousands of samples
-        normalised = F.group_norm(hidden.to(wide), norm.num_groups, norm.weight.to(wide), norm.bias.to(wide), norm.eps)
-        return normalised.to(hidden.dtype)
+
+def _normalise(hidden: Tensor, norm: nn.GroupNorm) -> Tensor:
+    wide = torch.promote_types(hidden.dtype, torch.float32)  # variances over thousands of samples
+    normalised = F.group_norm(hidden.to(wide), norm.num_groups, norm.weight.to(wide), norm.bias.to(wide), norm.eps)
+    return normalised.to(hidden.dtype)
 
 
 class ConvPositionEncoding(nn.Module):
@@ -227,7 +248,8 @@ class ConvTransformerLayer(GradientCheckpointingLayer):
 class ConvTransformerModel(EcgEncoder):
     """Convolutional stem, convolutional positions, class token, post-norm blocks, a projection and a pooler.
 
-    Source: D-BETA's released architecture (PAPERS.md, "C-MELT"); `tests/methods/cmelt` proves parity.
+    Source: D-BETA's released architecture, and by `conv_norm` and `pooler_order` what C-MELT's paper says instead
+    (PAPERS.md, "C-MELT"); `tests/methods/cmelt` proves parity with the former.
     """
 
     config_class = ConvTransformerConfig
@@ -243,7 +265,7 @@ class ConvTransformerModel(EcgEncoder):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(ConvTransformerLayer(config) for _ in range(config.num_hidden_layers))
         self.projection = nn.Linear(width, width)
-        self.pooler = TanhPooler(width) if config.add_pooler else None
+        self.pooler = TanhPooler(width, config.pooler_order) if config.add_pooler else None
         self.gradient_checkpointing = False
         self.post_init()
 

@@ -203,7 +203,28 @@ class EcgTextModel(EcgPreTrainedModel):
     @property
     @abstractmethod
     def logit_scale(self) -> float | Tensor:
-        """What multiplies the cosine similarity of an ECG and a text to give their logit."""
+        """What multiplies the similarity of an ECG and a text to give their logit."""
+
+    def pair_logits(self, ecg_embeds: Tensor, text_embeds: Tensor) -> Tensor:
+        """What the loss scores every combination of an ECG and a text by.
+
+        `logits_per_ecg`, exclusive scores of the pipeline and the method's pair term are made of these.
+
+        Args:
+            ecg_embeds (`torch.Tensor` of shape `(num_ecgs, projection_dim)`): As [`embed_ecg`] gives them.
+            text_embeds (`torch.Tensor` of shape `(num_texts, projection_dim)`): As [`embed_text`] gives them.
+
+        Returns:
+            `torch.Tensor` of shape `(num_ecgs, num_texts)`, in float32 or wider.
+        """
+        wide = torch.promote_types(torch.promote_types(ecg_embeds.dtype, text_embeds.dtype), torch.float32)
+        with torch.autocast(self.device.type, enabled=False):
+            return self.score_pairs(ecg_embeds.to(wide), text_embeds.to(wide))
+
+    def score_pairs(self, ecg_embeds: Tensor, text_embeds: Tensor) -> Tensor:
+        """[`pair_logits`] of wide enough embeddings: `logit_scale` times the cosine, unless a method says otherwise."""
+        cosines = F.normalize(ecg_embeds, dim=-1) @ F.normalize(text_embeds, dim=-1).T
+        return cosines / (1.0 / self.logit_scale)  # losses divide by a temperature
 
     def loss_from_rows(self, rows: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted loss of the joined batch, and its terms.
@@ -273,8 +294,8 @@ class EcgTextModel(EcgPreTrainedModel):
             output.ecg_embeds = F.normalize(ecg_embeds, dim=-1)
         if text_embeds is not None:
             output.text_embeds = F.normalize(text_embeds, dim=-1)
-        if output.ecg_embeds is not None and output.text_embeds is not None:
-            output.logits_per_ecg = self.logit_scale * output.ecg_embeds @ output.text_embeds.T
+        if ecg_embeds is not None and text_embeds is not None:
+            output.logits_per_ecg = self.pair_logits(ecg_embeds, text_embeds)
         return output
 
     def encode_text(self, text: TextInputs) -> tuple[Tensor, Tensor | None]:

@@ -17,7 +17,8 @@ class EcgTextOutput(ModelOutput):
         loss (`torch.Tensor` of shape `()`, *optional*): Weighted sum of `loss_terms`; absent where one modality is,
             or where there are not as many texts as ECGs.
         loss_terms (`dict[str, torch.Tensor]`, *optional*): The terms under their paper's names, detached, unweighted.
-        logits_per_ecg (`torch.Tensor` of shape `(num_ecgs, num_texts)`, *optional*): Scaled similarities.
+        logits_per_ecg (`torch.Tensor` of shape `(num_ecgs, num_texts)`, *optional*): What the loss scores every
+            combination by (`pair_logits` of the model).
         ecg_embeds (`torch.Tensor` of shape `(num_ecgs, projection_dim)`, *optional*): L2-normalised.
         text_embeds (`torch.Tensor` of shape `(num_texts, projection_dim)`, *optional*): L2-normalised.
         ecg_model_output (`BaseModelOutputWithPooling`, *optional*): Tokens and pooled output of the ECG encoder, where

@@ -68,7 +68,26 @@ def symmetric_info_nce(
     Raises:
         ValueError: If there is no such reduction; with `exclude_positive`, if there is only one pair.
     """
-    logits = first @ second.T / temperature  # (batch, batch)
+    return symmetric_cross_entropy(first @ second.T / temperature, reduction, exclude_positive)
+
+
+def symmetric_cross_entropy(
+    logits: Tensor,
+    reduction: Literal["mean_directions", "sum_directions"] = "mean_directions",
+    exclude_positive: bool = False,
+) -> Tensor:
+    """InfoNCE in both directions, of logits: each row picks its column, and each column its row.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch, batch)`): Of every combination; the pairs are on the diagonal.
+        reduction, exclude_positive: As in [`symmetric_info_nce`].
+
+    Returns:
+        `torch.Tensor` of shape `()`: Loss in nats.
+
+    Raises:
+        ValueError: As [`symmetric_info_nce`].
+    """
     total = _pick_positive(logits, exclude_positive) + _pick_positive(logits.T, exclude_positive)
     if reduction == "sum_directions":
         return total
@@ -97,20 +116,15 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float | Tensor) -> Tenso
 
 
 def sigmoid_pair_loss(
-    first: Tensor,
-    second: Tensor,
-    scale: float | Tensor = 1.0,
-    bias: float | Tensor = 0.0,
+    logits: Tensor,
     is_pair: Tensor | None = None,
     reduction: Literal["mean_rows", "mean_pairs"] = "mean_rows",
 ) -> Tensor:
-    """Every combination of `first[i]` and `second[j]` is a binary question: do they belong together?
+    """Every combination of `i` and `j` is a binary question: do they belong together?
 
     Args:
-        first (`torch.Tensor` of shape `(batch, dim)`): Normalised or not, as the method says.
-        second (`torch.Tensor` of shape `(num_candidates, dim)`): As `first`.
-        scale, bias (`float` or `torch.Tensor`): `logit = scale * dot + bias`. SigLIP learns them from 10 and -10;
-            C-MELT has neither.
+        logits (`torch.Tensor` of shape `(batch, num_candidates)`): Of "yes". SigLIP's are `scale * cosine + bias`, both
+            learned from 10 and -10; C-MELT's are dot products.
         is_pair (`torch.Tensor` of shape `(batch, num_candidates)`, *optional*): `True` where the two belong together;
             the diagonal by default.
         reduction (`str`): `"mean_rows"` sums over candidates and averages over the batch (the papers); `"mean_pairs"`
@@ -119,11 +133,13 @@ def sigmoid_pair_loss(
     Returns:
         `torch.Tensor` of shape `()`: Loss in nats.
 
+    Raises:
+        ValueError: If there is no such reduction.
+
     Source: Zhai et al. 2023, algorithm 1.
     """
-    logits = scale * (first @ second.T) + bias
     if is_pair is None:
-        is_pair = torch.eye(len(first), len(second), dtype=torch.bool, device=first.device)
+        is_pair = torch.eye(*logits.shape, dtype=torch.bool, device=logits.device)
     losses = F.softplus(torch.where(is_pair, -logits, logits))  # -log sigmoid(y * logit) with y = +-1
     if reduction == "mean_rows":
         return losses.sum(dim=1).mean()

@@ -11,22 +11,62 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def masked_patch_error(predicted: Tensor, target: Tensor, is_hidden: Tensor) -> Tensor:
+def masked_patch_error(predicted: Tensor, target: Tensor, is_hidden: Tensor, counts: Tensor | None = None) -> Tensor:
     """Mean squared error of each sample's hidden patches.
 
     Args:
         predicted, target (`torch.Tensor` of shape `(batch, num_patches, patch_size)`): Signals in patches.
         is_hidden (`torch.Tensor` of shape `(batch, num_patches)`): `True` where a patch was hidden; the others do not
             count.
+        counts (`torch.Tensor` of shape `(batch, patch_size)`, *optional*): `False` for entries of the patches that do
+            not count, such as those of missing leads.
 
     Returns:
-        `torch.Tensor` of shape `(batch,)`: 0 for a sample without hidden patches.
+        `torch.Tensor` of shape `(batch,)`: 0 for a sample in which nothing counts.
 
     Source: He et al. 2022, section 3; a mean over the samples of a patch, then over the hidden patches.
     """
-    error = (predicted - target).square().mean(dim=-1)  # (batch, num_patches)
+    difference = predicted - target
+    if counts is not None:
+        difference = difference * counts.to(difference.dtype).unsqueeze(1)
+    error = difference.square().mean(dim=-1)  # (batch, num_patches)
     weight = is_hidden.to(error.dtype)
-    return (error * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(1.0)
+    mean = (error * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(1.0)
+    if counts is None:
+        return mean
+    # A factor of exactly 1 where everything counts.
+    return mean * (counts.shape[1] / counts.to(mean.dtype).sum(dim=1).clamp_min(1.0))
+
+
+def patch_error_sum(predicted: Tensor, target: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Squared error of each sample, summed over all of its patches, hidden or not.
+
+    Args:
+        predicted, target, counts: As in [`masked_patch_error`].
+
+    Returns:
+        `torch.Tensor` of shape `(batch,)`.
+
+    Source: C-MELT (arXiv 2410.02131), eq. 2.
+    """
+    difference = predicted - target
+    if counts is not None:
+        difference = difference * counts.to(difference.dtype).unsqueeze(1)
+    return difference.square().sum(dim=(1, 2))
+
+
+def mean_of_counted(values: Tensor, counts: Tensor) -> Tensor:
+    """Mean over the samples that count.
+
+    Args:
+        values (`torch.Tensor` of shape `(batch,)`): One per sample.
+        counts (`torch.Tensor` of shape `(batch,)`): 0 where a sample does not count, else 1.
+
+    Returns:
+        `torch.Tensor` of shape `()`: 0 if no sample counts.
+    """
+    # The mean over all, times a factor of exactly 1 where all of them count.
+    return (values * counts).mean() * (len(counts) / counts.sum().clamp_min(1.0))
 
 
 def token_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

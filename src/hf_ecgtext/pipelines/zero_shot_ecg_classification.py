@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from hf_ecgtext.methods.base import TextInputs
 from hf_ecgtext.pipelines.base import EcgPipeline
 from hf_ecgtext.pipelines.inputs import EcgInput
 
@@ -21,7 +23,8 @@ class ZeroShotEcgClassificationPipeline(EcgPipeline):
 
     * `scoring="independent"` (default, multi-label): each label's score is the cosine of ECG and label text, in
       [-1, 1]. It ranks ECGs for a label; it is no probability.
-    * `scoring="exclusive"`: a softmax over the labels given, which sums to one.
+    * `scoring="exclusive"`: a softmax, over the labels given, of the logits that the model's loss scores pairs by. It
+      sums to one.
 
     `template` wraps each label, such as `"12-lead ECG with {}"`. Labels are encoded once per call.
 
@@ -29,7 +32,7 @@ class ZeroShotEcgClassificationPipeline(EcgPipeline):
         `list[dict]` with `label` and `score`, best first; a list of such lists for a list of ECGs.
     """
 
-    _model_methods = ("get_ecg_features", "get_text_features")
+    _model_methods = ("get_ecg_features", "get_text_features", "pair_logits")
 
     def __call__(  # type: ignore[override]
         self, ecg: EcgInput, candidate_labels: Sequence[str], template: str = "{}", **options: Any
@@ -45,7 +48,7 @@ class ZeroShotEcgClassificationPipeline(EcgPipeline):
         texts = [template.format(label) for label in labels]
         tokens = self.processor(text=texts, return_tensors="pt").to(self.device)
         with self.device_placement(), torch.no_grad():
-            text_embeds = self.model.get_text_features(**tokens)
+            text_embeds = self.model.embed_text(self.model.encode_text(TextInputs(**tokens))[0])  # not normalised
         return super().__call__(ecg, candidate_labels=labels, text_embeds=text_embeds, **options)
 
     def _sanitize_parameters(  # type: ignore[override]
@@ -70,11 +73,12 @@ class ZeroShotEcgClassificationPipeline(EcgPipeline):
         return preprocess, forward, postprocess
 
     def _forward(self, batch: dict[str, Any], text_embeds: Tensor, scoring: Scoring = "independent") -> dict[str, Any]:
-        ecg_embeds = self.model.get_ecg_features(batch["ecg_values"], lead_mask=batch["lead_mask"])
-        scores = ecg_embeds @ text_embeds.T  # (batch, num_labels)
+        output = self.model.ecg_encoder(batch["ecg_values"], lead_mask=batch["lead_mask"])
+        ecg_embeds = self.model.embed_ecg(output)
         if scoring == "exclusive":
-            scores = (self.model.logit_scale * scores).softmax(dim=-1)
-        return {"scores": scores}
+            return {"scores": self.model.pair_logits(ecg_embeds, text_embeds).softmax(dim=-1)}
+        cosines = F.normalize(ecg_embeds, dim=-1).float() @ F.normalize(text_embeds, dim=-1).float().T
+        return {"scores": cosines}  # (batch, num_labels)
 
     def postprocess(
         self, output: dict[str, Any], candidate_labels: list[str], top_k: int | None = None

@@ -3,6 +3,7 @@
 from hf_ecgtext.data.report_cleaning import (
     REPORT_CLEANERS,
     clean_12sl_report,
+    clean_cmelt_report,
     clean_dbeta_report,
     clean_mimic_report,
     clean_ptbxl_report,
@@ -17,6 +18,7 @@ __all__ = [
     "EcgFeatureExtractor",
     "EcgTextProcessor",
     "clean_12sl_report",
+    "clean_cmelt_report",
     "clean_dbeta_report",
     "clean_mimic_report",
     "clean_ptbxl_report",

@@ -29,6 +29,9 @@ SWITCHES = [
     {"contrastive_features": "encoder"},
     {"contrastive_on_full_input": True},
     {"norm_patch": False},
+    {"norm_patch": False, "patch_error": "sum"},
+    {"ecg_mask_scope": "same_places"},
+    {"ecg_mask_scope": "all_tokens"},
     {"probe_feature": "shared"},
     {"text_pooling": "cls"},
     {"text_pooling": "mean"},
@@ -177,6 +180,8 @@ def test_masking_text_needs_tokens_and_a_mask_token(synthetic_dataset):
         ({"contrastive_weight": 0.0, "siglip_weight": 0.0}, "Nothing would align the shared features"),
         ({"contrastive_features": "encoder", "siglip_weight": 0.0}, "Nothing would align the shared features"),
         ({"text_decoder": "autoregressive"}, "text_decoder"),
+        ({"ecg_mask_scope": "leads"}, "ecg_mask_scope"),
+        ({"patch_error": "median"}, "patch_error"),
         ({"ecg_config": {"model_type": "ecg_vit1d"}}, "ecg_config is a Vit1dConfig.*LeadTimeTransformerConfig"),
         ({"ecg_config": {"patch_size": 60}}, "num_samples 5000 is not a multiple of patch_size 60"),
     ],
@@ -206,6 +211,8 @@ def test_the_paper_recipe_states_the_papers_numbers():
     config, encoder = recipe.config, recipe.config.ecg_config
     assert (encoder.num_leads, encoder.num_patches, encoder.num_hidden_layers) == (12, 100, 8)
     assert (config.ecg_mask_ratio, config.text_mask_ratio, config.temperature) == (0.75, 0.15, 0.07)
+    assert (config.ecg_mask_scope, config.num_visible_tokens) == ("per_lead", 300)
+    assert (config.norm_patch, config.patch_error) == (False, "sum"), "eq. 2"
     assert config.freeze_text is False
     weights = ("contrastive", "siglip", "orthogonal", "reconstruct_ecg", "reconstruct_text")
     assert [getattr(config, f"{name}_weight") for name in weights] == [1.0] * 5

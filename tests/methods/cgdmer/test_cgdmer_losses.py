@@ -28,6 +28,7 @@ def rows() -> dict[str, torch.Tensor]:
     names = ("ecg", "text", "ecg_specific", "text_specific", "ecg_pooled", "text_pooled")
     random = {name: torch.randn(BATCH, DIM, generator=generator, dtype=torch.float64) for name in names}
     random["ecg_error"] = torch.rand(BATCH, generator=generator, dtype=torch.float64)
+    random["ecg_count"] = torch.ones(BATCH, dtype=torch.float64)
     random["text_nll"] = 9 * torch.rand(BATCH, generator=generator, dtype=torch.float64)
     random["text_count"] = torch.tensor([1.0, 4.0, 2.0, 3.0, 1.0], dtype=torch.float64)
     return random
@@ -118,13 +119,18 @@ def test_a_report_without_masked_tokens_does_not_count():
     assert mean_of_means(torch.zeros(2), torch.zeros(2)).item() == 0.0
 
 
-def test_reconstruct_ecg_averages_over_records(rows):
-    assert build()[0].loss_terms(rows)["reconstruct_ecg"].item() == pytest.approx(rows["ecg_error"].mean().item())
+def test_reconstruct_ecg_averages_over_records_of_which_something_was_hidden(rows):
+    model = build()[0]
+    errors = rows["ecg_error"].tolist()
+    assert model.loss_terms(rows)["reconstruct_ecg"].item() == pytest.approx(sum(errors) / BATCH)
+    rows["ecg_error"][2] = rows["ecg_count"][2] = 0.0
+    assert model.loss_terms(rows)["reconstruct_ecg"].item() == pytest.approx((sum(errors) - errors[2]) / (BATCH - 1))
 
 
+@pytest.mark.parametrize("patch_error", ["mean", "sum"])
 @pytest.mark.parametrize("norm_patch", [True, False])
-def test_the_error_of_an_ecg_is_equation_2_over_its_hidden_patches(synthetic_dataset, norm_patch):
-    model, processor = build(norm_patch=norm_patch)
+def test_the_error_of_an_ecg_is_equation_2_over_its_hidden_patches(synthetic_dataset, norm_patch, patch_error):
+    model, processor = build(norm_patch=norm_patch, patch_error=patch_error)
     model.eval()
     batch = EcgTextCollator(processor)(synthetic_dataset.__getitems__(range(3)))
     batch["lead_mask"][1, 4] = False
@@ -143,9 +149,11 @@ def test_the_error_of_an_ecg_is_equation_2_over_its_hidden_patches(synthetic_dat
                 target = signal[record, lead, place * 50 : (place + 1) * 50]
                 if norm_patch:
                     target = (target - target.mean()) / math.sqrt(target.var(ddof=1) + 1e-6)
-                errors.append(np.mean((predicted[record, lead * 20 + place] - target) ** 2))
+                squares = (predicted[record, lead * 20 + place] - target) ** 2
+                errors.append(squares.mean() if patch_error == "mean" else squares.sum())
         assert len(errors) == (11 if record == 1 else 12) * 15
         assert rows["ecg_error"][record].item() == pytest.approx(np.mean(errors), rel=1e-4)
+        assert rows["ecg_count"][record] == 1
 
 
 def test_the_mlm_head_is_equation_3_with_the_tied_embeddings(synthetic_dataset):

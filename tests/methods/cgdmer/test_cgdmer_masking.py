@@ -51,6 +51,70 @@ def test_every_lead_of_every_sample_keeps_equally_many_patches(built):
     assert (places.diff(dim=1) > 0).all(), "ascending, so none twice"
 
 
+def scoped(scope: str, **overrides) -> CgdmerModel:
+    settings = {"config.ecg_mask_scope": scope, **{f"config.{name}": value for name, value in overrides.items()}}
+    return get_recipe("cgdmer", "debug").override(settings).build(seed=0)[0]
+
+
+def test_with_the_same_places_every_lead_keeps_the_same_patches_and_every_sample_others():
+    model = scoped("same_places").train()
+    visible = is_visible(model, model.draw_noise(16, 10)["patch_noise"])
+    assert torch.equal(visible, visible[:, :1].expand(-1, LEADS, -1))
+    assert torch.equal(visible.sum(dim=2), torch.full((16, LEADS), VISIBLE))
+    assert len({tuple(row) for row in visible[:, 0].tolist()}) > 12
+
+
+def test_of_all_tokens_a_quarter_stays_whatever_their_leads():
+    model = scoped("all_tokens").train()
+    torch.manual_seed(0)
+    noise = model.draw_noise(2000, 1)["patch_noise"]
+    places = model.visible_patches(noise)
+    assert places.shape == (2000, model.config.num_visible_tokens) == (2000, LEADS * PATCHES // 4)
+    assert (places.diff(dim=1) > 0).all(), "ascending, so none twice"
+    visible = is_visible(model, noise)
+    by_lead = visible.sum(dim=2)
+    assert len(by_lead.unique()) > 5, "counts differ from lead to lead"
+    share = visible.double().mean(dim=0)
+    assert (share - 0.25).abs().max() < 5 * (0.25 * 0.75 / 2000) ** 0.5
+    # The smallest noise stays, wherever it stands.
+    expected = [
+        sorted(sorted(range(LEADS * PATCHES), key=row.__getitem__)[:60]) for row in noise[:5].flatten(1).tolist()
+    ]
+    assert places[:5].tolist() == expected
+
+
+@pytest.mark.parametrize("scope", ["per_lead", "same_places", "all_tokens"])
+def test_shapes_do_not_depend_on_the_noise_and_training_reaches_everything(scope, batch):
+    model = scoped(scope).train()
+    assert {tuple(model.visible_patches(model.draw_noise(4, 9)["patch_noise"]).shape) for _ in range(5)} == {(4, 60)}
+    model(**batch).loss.backward()
+    assert all(value.grad is not None and value.grad.isfinite().all() for value in model.parameters())
+
+
+def test_a_record_whose_only_lead_is_wholly_hidden_or_wholly_visible_breaks_nothing(batch):
+    """Possible where masks do not count by lead: nothing to read, or nothing to reconstruct."""
+    model = scoped("all_tokens").train()
+    batch["lead_mask"][1:3] = False
+    batch["lead_mask"][1:3, 0] = True
+    noise = model.draw_noise(4, batch["input_ids"].shape[1])
+    noise["patch_noise"][1, 0], noise["patch_noise"][2, 0] = 0.99999, 0.0
+    rows = model(**batch, **noise, return_rows=True).rows
+    assert rows["ecg_count"].tolist() == [1.0, 1.0, 0.0, 1.0]
+    assert rows["ecg_error"][2] == 0
+    loss = model(**batch, **noise).loss
+    loss.backward()
+    assert loss.isfinite()
+    assert all(value.grad.isfinite().all() for value in model.parameters())
+
+
+def test_a_ratio_is_refused_where_it_leaves_nothing_of_what_the_scope_counts():
+    with pytest.raises(ValueError, match="leaves 0 of the 20 patches of a lead"):
+        scoped("same_places", ecg_mask_ratio=0.96)
+    assert scoped("all_tokens", ecg_mask_ratio=0.96).config.num_visible_tokens == 9  # int(240 * 0.04)
+    with pytest.raises(ValueError, match="leaves 0 of the 240 patches of all leads"):
+        scoped("all_tokens", ecg_mask_ratio=0.999)
+
+
 def test_masks_differ_between_samples_leads_and_steps_and_come_back_with_the_seed(built):
     model = built[0].train()
     torch.manual_seed(3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import pytest
 import torch
 from cmelt_examples import make_batch
@@ -111,6 +113,15 @@ def test_a_t5_encoder_trains():
             "Nothing trains the text encoder's pooler",
         ),
         ({"siglip_reduction": "sum"}, "siglip_reduction"),
+        ({"mlm_reduction": "sum"}, "mlm_reduction"),
+        ({"mem_reduction": "sum"}, "mem_reduction"),
+        ({"mem_masked_leads": "drop"}, "mem_masked_leads"),
+        ({"etm_head": "binary"}, "etm_head"),
+        ({"mlm_head": "linear"}, "mlm_head"),
+        (
+            {"ecg_config": ConvTransformerConfig(conv_norm="each"), "ecg_mask_ratio": 0.995},
+            "leaves one patch, which conv_norm='each' makes 0",
+        ),
         ({"mask_ratio": 0.5}, "has no setting mask_ratio"),
     ],
 )
@@ -137,11 +148,59 @@ def test_recipes_give_valid_training_arguments(name, tmp_path):
         assert arguments.lr_scheduler_kwargs["num_decay_steps"] == 150_000
 
 
-def test_paper_and_release_differ_where_they_contradict_each_other():
-    paper, released = get_recipe("cmelt", "paper").config, get_recipe("cmelt", "released").config
-    assert (paper.siglip_reduction, released.siglip_reduction) == ("mean_rows", "mean_pairs")
-    assert (paper.attend_padding, released.attend_padding) == (False, True)
-    assert (paper.ecg_config.leak_free_masking, released.ecg_config.leak_free_masking) == (True, False)
+# What the paper prints, what the release computes, and what the config's defaults are (PAPERS.md, "C-MELT: readings").
+FORMS = {
+    "mlm_reduction": ("sum_tokens", "mean_tokens", "mean_tokens"),  # eq. 1
+    "mem_reduction": ("sum_all", "mean_hidden", "mean_hidden"),  # eq. 2
+    "norm_pix_loss": (False, True, True),  # eq. 2
+    "etm_head": ("scalar", "two_way", "two_way"),  # eq. 3
+    "siglip_reduction": ("mean_rows", "mean_pairs", "mean_pairs"),  # eq. 4
+    "initial_siglip_scale": (1.0, 1.0, 1.0),  # eq. 4
+    "initial_siglip_bias": (0.0, 0.0, 0.0),  # eq. 4
+    "normalize_features": (False, False, False),  # eq. 4
+    "learnable_siglip": (False, False, False),  # eq. 4
+    "mlm_head": ("dense", "transform", "transform"),  # section 3.1
+    "ecg_config.conv_norm": ("each", "first", "first"),  # section 3.1
+    "ecg_config.pooler_order": ("tanh_dense", "dense_tanh", "dense_tanh"),  # section 3.2
+    "attend_padding": (False, True, False),
+    "ecg_config.leak_free_masking": (True, False, True),
+    "mem_masked_leads": ("exclude", "reconstruct_zeros", "exclude"),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_each_recipe_has_its_own_form_and_the_defaults_are_the_readings(name):
+    configs = get_recipe("cmelt", "paper").config, get_recipe("cmelt", "released").config, CmeltConfig()
+    assert tuple(attrgetter(name)(config) for config in configs) == FORMS[name]
+
+
+def test_only_the_paper_removes_punctuation():
+    assert get_recipe("cmelt", "paper").text["report_cleaning"] == "cmelt"
+    assert get_recipe("cmelt", "released").text["report_cleaning"] == "dbeta"
+
+
+@pytest.mark.parametrize("name", ["paper", "released"])
+def test_a_small_model_in_the_form_of_the_recipe_trains_completely(name):
+    """Every setting of the recipe but for sizes, on the debug recipe's sizes."""
+    sizes = get_recipe("cmelt", "debug").config.to_dict()
+    config = get_recipe("cmelt", name).config
+    forms = {field: getattr(config, field) for field in FORMS if "." not in field and not field.startswith("initial")}
+    ecg = {**sizes["ecg_config"], "conv_norm": config.ecg_config.conv_norm, "num_samples": 1000}
+    ecg |= {field: getattr(config.ecg_config, field) for field in ("pooler_order", "leak_free_masking")}
+    recipe = get_recipe("cmelt", "debug").override(
+        {"config.ecg_config": ecg, **{f"config.{field}": value for field, value in forms.items()}}
+    )
+    model, processor = recipe.build(seed=0)
+    output = model.train()(**make_batch(processor), is_aligned=torch.tensor([True, False, True, True]))
+    output.loss.backward()
+    assert all(value.grad is not None and value.grad.isfinite().all() for value in model.parameters())
+    assert output.loss.isfinite()
+
+
+def test_an_input_length_that_the_mask_ratio_cannot_have_is_refused_when_the_model_is_built():
+    recipe = get_recipe("cmelt", "debug").override({"ecg.duration_s": 0.5})
+    with pytest.raises(ValueError, match=r"ecg_mask_ratio 0.75 hides all 3 patches"):
+        recipe.build()
 
 
 def test_attending_to_padding_reaches_the_text_encoder():

@@ -54,6 +54,8 @@ def test_a_fairseq_checkpoint_converts_and_sizes_are_read_off_the_shapes(publish
     assert (config.ecg_config.num_attention_heads, config.fusion_num_attention_heads) == (12, 12)
     assert (config.mem_decoder_num_layers, config.mem_decoder_num_attention_heads) == (4, 6)
     assert not config.ecg_config.leak_free_masking, "the weights were trained with the release's masking"
+    assert config.mem_masked_leads == "reconstruct_zeros", "and so it goes on"
+    assert (config.ecg_config.conv_norm, config.ecg_config.pooler_order) == ("first", "dense_tanh")
     assert config.mask_token_id == 32099, "Flan-T5's <extra_id_0>"
     assert {0, 1, 2, 32000, 32099} <= set(config.special_token_ids)
 

@@ -50,18 +50,52 @@ def random_rows(size: int = 5, width: int = 6) -> dict[str, torch.Tensor]:
         "mlm_sum": torch.tensor([3.0, 0.0, 5.0, 1.0, 2.0])[:size].double(),
         "mlm_count": torch.tensor([2.0, 0.0, 4.0, 1.0, 1.0])[:size].double(),
         "mem_error": torch.rand(size).double(),
+        "mem_count": torch.ones(size).double(),
         "etm_logits": torch.randn(size, 2).double(),
     }
 
 
 def test_rows_are_one_per_record(rows):
-    assert set(rows) == {"ecg", "text", "is_aligned", "mlm_sum", "mlm_count", "mem_error", "etm_logits"}
+    names = {"ecg", "text", "is_aligned", "mlm_sum", "mlm_count", "mem_error", "mem_count", "etm_logits"}
+    assert set(rows) == names
     assert {len(value) for value in rows.values()} == {4}
     assert torch.equal(rows["is_aligned"].bool(), ALIGNED)
 
 
 def test_mlm_is_the_mean_over_all_masked_words_of_the_batch(model):
     assert model.loss_terms(random_rows())["mlm"].item() == pytest.approx(11 / 8)
+
+
+def test_equation_1_divides_the_sum_over_masked_words_by_the_number_of_reports():
+    model, _ = build(mlm_reduction="sum_tokens")
+    assert model.loss_terms(random_rows())["mlm"].item() == pytest.approx(11 / 5)
+
+
+def test_equation_3_asks_one_logit():
+    model, _ = build(etm_head="scalar")
+    rows = random_rows() | {"etm_logits": torch.tensor([[0.3], [-1.2], [2.0], [-0.4], [0.9]]).double()}
+    expected = 0.0
+    for logit, aligned in zip(rows["etm_logits"][:, 0].tolist(), rows["is_aligned"].tolist(), strict=True):
+        yes = 1 / (1 + math.exp(-logit))
+        expected -= math.log(yes if aligned else 1 - yes)
+    assert model.loss_terms(rows)["etm"].item() == pytest.approx(expected / 5)
+    assert model.etm_head.out_features == 1
+
+
+def test_a_dense_head_scores_the_vocabulary_without_anything_before_it():
+    model, _ = build(mlm_head="dense")
+    tokens = torch.randn(2, 3, 32)
+    weight, bias = model.mlm_head.vocabulary.weight, model.mlm_head.vocabulary.bias
+    torch.testing.assert_close(model.mlm_head(tokens), tokens @ weight.T + bias)
+    assert {name for name, _ in model.mlm_head.named_parameters()} == {"vocabulary.weight", "vocabulary.bias"}
+
+
+def test_a_record_without_a_lead_is_not_in_the_mean_of_mem(model):
+    rows = random_rows()
+    rows["mem_count"][2], rows["mem_error"][2] = 0.0, 0.0
+    assert model.loss_terms(rows)["mem"].item() == pytest.approx(sum(rows["mem_error"].tolist()) / 4)
+    rows["mem_count"] = torch.zeros(5).double()
+    assert model.loss_terms(rows)["mem"].item() == 0.0
 
 
 def test_mem_is_the_mean_over_records_and_matching_that_over_reports(model):
@@ -153,6 +187,80 @@ def test_mem_compares_hidden_patches_with_each_lead_normalised_over_the_recordin
             for patch in hidden:
                 total += (normalised[16 * patch : 16 * patch + 16] - 0.3).square().sum().item()
         assert rows["mem_error"][record].item() == pytest.approx(total / (len(hidden) * 12 * 16))
+
+
+def constant_prediction(value: float = 0.3, **settings):
+    """A C-MELT whose MEM head predicts one constant, so that the error is a matter of the target alone."""
+    model, _ = build(**settings)
+    model.double()
+    with torch.no_grad():
+        model.mem_head.prediction.weight.zero_()
+        model.mem_head.prediction.bias.fill_(value)
+    return model
+
+
+def test_equation_2_sums_over_every_sample_of_the_raw_signal(batch, noise):
+    model = constant_prediction(mem_reduction="sum_all", norm_pix_loss=False)
+    with torch.no_grad():
+        rows = model(**batch, **noise, return_rows=True).rows
+        terms = model(**batch, **noise).loss_terms
+    for record in range(4):
+        total = sum((sample - 0.3) ** 2 for sample in batch["ecg_values"][record, :, : 62 * 16].flatten().tolist())
+        assert rows["mem_error"][record].item() == pytest.approx(total)
+    assert terms["mem"].item() == pytest.approx(rows["mem_error"].sum().item() / 4)
+
+
+@pytest.mark.parametrize("masked_leads", ["exclude", "reconstruct_zeros"])
+@pytest.mark.parametrize("reduction", ["mean_hidden", "sum_all"])
+def test_missing_and_masked_leads_do_not_count_in_mem_unless_zeros_are_asked_for(batch, noise, masked_leads, reduction):
+    """Record 0 lacks two leads, record 1 all; in training, random lead masking takes others of each."""
+    model = constant_prediction(mem_masked_leads=masked_leads, mem_reduction=reduction).train()
+    lead_mask = torch.ones(4, 12, dtype=torch.bool)
+    lead_mask[0, [2, 7]] = False
+    lead_mask[1] = False
+    with torch.no_grad():
+        output = model(**batch, **noise, lead_mask=lead_mask)
+        rows = model(**batch, **noise, lead_mask=lead_mask, return_rows=True).rows
+    there = lead_mask & (noise["lead_noise"] >= 0.5)
+    assert there[[0, 2, 3]].any(dim=1).all()
+    assert not there.all(dim=1).any()
+    order = noise["patch_noise"].argsort(dim=1)
+    means = []
+    for record in range(4):
+        errors = []
+        for lead in range(12):
+            if not there[record, lead] and masked_leads == "exclude":
+                continue
+            signal = batch["ecg_values"][record, lead, : 62 * 16] * there[record, lead]
+            normalised = (signal - signal.mean()) / (signal.var(unbiased=True) + 1e-6).sqrt()
+            for patch in order[record, 15:].tolist() if reduction == "mean_hidden" else range(62):
+                errors += (normalised[16 * patch : 16 * patch + 16] - 0.3).square().tolist()
+        expected = sum(errors) / (max(len(errors), 1) if reduction == "mean_hidden" else 1)
+        assert rows["mem_error"][record].item() == pytest.approx(expected)
+        means += [expected] if errors else []
+    assert len(means) == (3 if masked_leads == "exclude" else 4)
+    assert output.loss_terms["mem"].item() == pytest.approx(sum(means) / len(means))
+
+
+def test_without_a_masked_lead_both_ways_give_the_same_loss_and_gradients_to_the_bit(batch, noise):
+    found = []
+    for masked_leads in ("exclude", "reconstruct_zeros"):
+        model, _ = build(mem_masked_leads=masked_leads)  # in eval(), where no lead is masked at random
+        inputs = {**batch, "ecg_values": batch["ecg_values"].float()}
+        loss = model(**inputs, **noise, lead_mask=torch.ones(4, 12, dtype=torch.bool)).loss
+        loss.backward()
+        found.append([loss.detach(), *(value.grad for value in model.parameters() if value.grad is not None)])
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+def test_nobody_learns_to_predict_a_lead_that_is_not_there(batch, noise):
+    model, _ = build()
+    lead_mask = torch.ones(4, 12, dtype=torch.bool)
+    lead_mask[:, 5] = False
+    model(**{**batch, "ecg_values": batch["ecg_values"].float()}, **noise, lead_mask=lead_mask).loss.backward()
+    by_lead = model.mem_head.prediction.weight.grad.view(12, 16, -1).abs().amax(dim=(1, 2))
+    assert by_lead[5] == 0
+    assert (by_lead[[0, 4, 6, 11]] > 0).all()
 
 
 def test_mem_predicts_lead_by_lead(batch, noise):

@@ -27,9 +27,12 @@ class CgdmerConfig(EcgTextConfig):
             are four times as wide.
         text_decoder (`str`): `"mlm_head"` predicts all masked tokens at once, `"causal_decoder"` one after the other.
         text_decoder_num_layers, text_decoder_num_heads (`int`): Of the causal decoder; as wide as the text encoder.
-        ecg_mask_ratio (`float`): Share of every lead's patches that is hidden.
+        ecg_mask_ratio (`float`): Share of the patches that is hidden.
+        ecg_mask_scope (`str`): Equally many of every lead, chosen lead by lead (`"per_lead"`) or at the same places in
+            time in all leads (`"same_places"`); or so many of all patches of all leads (`"all_tokens"`).
         text_mask_ratio (`float`): Share of a report's tokens that is replaced by the mask token.
         norm_patch (`bool`): Predict every patch with mean 0 and variance 1 instead of as it is.
+        patch_error (`str`): The squared errors of a patch's samples are averaged (`"mean"`) or summed (`"sum"`, eq. 2).
         temperature (`float`): Of the contrastive term; constant.
         exclude_positive (`bool`): Leave the positive out of the contrastive denominator, as eq. 7 prints it.
         siglip_form (`str`): `"learnable"` is `scale * cosine + bias`, both trained; `"paper"` the bare dot product.
@@ -59,11 +62,13 @@ class CgdmerConfig(EcgTextConfig):
     text_decoder_num_heads: int = 12
     # masking
     ecg_mask_ratio: float = 0.75
+    ecg_mask_scope: Literal["per_lead", "same_places", "all_tokens"] = "per_lead"
     text_mask_ratio: float = 0.15
     mask_token_id: int | None = None
     special_token_ids: list[int] | tuple[int, ...] | None = None
     # objective
     norm_patch: bool = True
+    patch_error: Literal["mean", "sum"] = "mean"
     temperature: float = 0.07
     exclude_positive: bool = False
     siglip_form: Literal["learnable", "paper"] = "learnable"
@@ -115,8 +120,15 @@ class CgdmerConfig(EcgTextConfig):
 
     @property
     def num_visible_patches(self) -> int:
-        """Patches of every lead that stay visible in training; 25 of 100."""
+        """Patches of every lead that stay visible in training, where they are equally many; 25 of 100."""
         return num_kept(self.ecg_config.num_patches, self.ecg_mask_ratio)
+
+    @property
+    def num_visible_tokens(self) -> int:
+        """Patches of all leads together that stay visible in training; 300 of 1200."""
+        if self.ecg_mask_scope == "all_tokens":
+            return num_kept(self.ecg_config.num_tokens, self.ecg_mask_ratio)
+        return int(self.ecg_config.num_leads * self.num_visible_patches)
 
     def validate_encoder(self) -> None:
         """Called by `@strict`."""
@@ -150,11 +162,13 @@ class CgdmerConfig(EcgTextConfig):
                 "To mask no ECG, set reconstruct_ecg_weight=0."
             )
         if isinstance(self.ecg_config, LeadTimeTransformerConfig):
-            total = self.ecg_config.num_patches
-            if self.masks_ecg and not 0 < self.num_visible_patches < total:
+            visible, total, whole = self.num_visible_patches, self.ecg_config.num_patches, "a lead"
+            if self.ecg_mask_scope == "all_tokens":
+                visible, total, whole = self.num_visible_tokens, self.ecg_config.num_tokens, "all leads"
+            if self.masks_ecg and not 0 < visible < total:
                 raise ValueError(
-                    f"ecg_mask_ratio {self.ecg_mask_ratio} leaves {self.num_visible_patches} of the {total} patches of "
-                    "a lead visible; it must hide some and leave some. Change it, or ecg_config.patch_size."
+                    f"ecg_mask_ratio {self.ecg_mask_ratio} leaves {visible} of the {total} patches of {whole} visible; "
+                    "it must hide some and leave some. Change it, or ecg_config.patch_size."
                 )
 
     def validate_objective(self) -> None:

@@ -31,10 +31,11 @@ from hf_ecgtext.methods.cgdmer.configuration_cgdmer import CgdmerConfig
 from hf_ecgtext.methods.cgdmer.decoders import CausalTextDecoder, EcgDecoder, MlmHead
 from hf_ecgtext.objectives import (
     masked_patch_error,
+    mean_of_counted,
     normalise_patches,
     orthogonality,
     sigmoid_pair_loss,
-    symmetric_info_nce,
+    symmetric_cross_entropy,
     token_cross_entropy,
 )
 
@@ -44,7 +45,8 @@ _TEXT_DECODERS = {"mlm_head": MlmHead, "causal_decoder": CausalTextDecoder}
 class CgdmerModel(EcgTextModel):
     """CG-DMER: two encoders, two decoders, and shared and specific heads.
 
-    Inference sees the whole input, and reads the shared heads.
+    Inference sees the whole input, and reads the shared heads. A pair's logit is that of `contrastive`, which takes a
+    softmax of it; where that term is off or compares the encoders' outputs, it is that of `siglip`.
 
     Source: the paper's section 2.
     """
@@ -88,9 +90,31 @@ class CgdmerModel(EcgTextModel):
             init.constant_(self.siglip_bias, -10.0)
 
     @property
-    def logit_scale(self) -> float:
-        """Inverse of the contrastive term's constant temperature."""
-        return 1.0 / self.config.temperature
+    def scores_by_contrastive(self) -> bool:
+        """Whether `contrastive` compares the shared features, so that its logits are the pairs'; else `siglip` does."""
+        return self.config.contrastive_weight > 0 and self.config.contrastive_features == "shared"
+
+    @property
+    def logit_scale(self) -> float | Tensor:
+        """Inverse of the contrastive term's constant temperature, or the factor of `siglip`."""
+        if self.scores_by_contrastive:
+            return 1.0 / self.config.temperature
+        return self.siglip_log_scale.exp() if self.config.siglip_form == "learnable" else 1.0
+
+    def score_pairs(self, ecg_embeds: Tensor, text_embeds: Tensor) -> Tensor:
+        """Logits of `contrastive`, or of `siglip` where `contrastive` has no part in the shared features."""
+        unit_ecg, unit_text = F.normalize(ecg_embeds, dim=-1), F.normalize(text_embeds, dim=-1)
+        if self.scores_by_contrastive:
+            return self._contrastive_logits(unit_ecg, unit_text)
+        return self._siglip_logits(ecg_embeds, text_embeds, unit_ecg, unit_text)
+
+    def _contrastive_logits(self, unit_ecg: Tensor, unit_text: Tensor) -> Tensor:
+        return unit_ecg @ unit_text.T / self.config.temperature
+
+    def _siglip_logits(self, ecg: Tensor, text: Tensor, unit_ecg: Tensor, unit_text: Tensor) -> Tensor:
+        if self.config.siglip_form == "paper":
+            return ecg @ text.T
+        return self.siglip_log_scale.exp() * (unit_ecg @ unit_text.T) + self.siglip_bias
 
     @property
     def can_cache_text(self) -> bool:
@@ -124,15 +148,19 @@ class CgdmerModel(EcgTextModel):
         return {name: masking_noise(shape, self.device, self.training) for name, shape in shapes.items()}
 
     def visible_patches(self, patch_noise: Tensor) -> Tensor:
-        """Places of the patches to encode, equally many of every lead.
+        """Places of the patches to encode, chosen as `config.ecg_mask_scope` says.
 
         Args:
             patch_noise (`torch.Tensor` of shape `(batch, num_leads, num_patches)`): Uniform noise.
 
         Returns:
-            `torch.Tensor` of shape `(batch, num_leads * num_visible_patches)`: Ascending, counted lead by lead.
+            `torch.Tensor` of shape `(batch, num_visible_tokens)`: Ascending, counted lead by lead.
         """
         _, num_leads, num_patches = patch_noise.shape
+        if self.config.ecg_mask_scope == "all_tokens":
+            return kept_indices(patch_noise.flatten(1), self.config.num_visible_tokens)
+        if self.config.ecg_mask_scope == "same_places":
+            patch_noise = patch_noise[:, :1].expand(-1, num_leads, -1)  # the first lead's, for all
         in_lead = kept_indices(patch_noise, self.config.num_visible_patches)
         first = torch.arange(num_leads, device=patch_noise.device).unsqueeze(1) * num_patches
         return (in_lead + first).flatten(1)
@@ -158,7 +186,7 @@ class CgdmerModel(EcgTextModel):
         rows: dict[str, Tensor] = {}
         ecg_output, text_pooled = None, None
         if self.ecg_decoder is not None:
-            ecg_output, rows["ecg_error"] = self._reconstruct_ecg(
+            ecg_output, rows["ecg_error"], rows["ecg_count"] = self._reconstruct_ecg(
                 self.ecg_decoder, ecg_values, lead_mask, noise["patch_noise"]
             )
         if self.text_decoder is not None:
@@ -179,8 +207,8 @@ class CgdmerModel(EcgTextModel):
 
     def _reconstruct_ecg(
         self, decoder: nn.Module, ecg_values: Tensor, lead_mask: Tensor | None, patch_noise: Tensor
-    ) -> tuple[BaseModelOutputWithPooling, Tensor]:
-        """Encode the visible patches; the error `(batch,)` of the others, in leads that are there."""
+    ) -> tuple[BaseModelOutputWithPooling, Tensor, Tensor]:
+        """Encode the visible patches; error of the others in leads that are there, and if there are any, `(batch,)`."""
         visible = self.visible_patches(patch_noise)
         output = self.ecg_encoder(ecg_values, lead_mask=lead_mask, visible=visible)
         key_mask = self.ecg_encoder.token_mask(lead_mask)
@@ -190,7 +218,10 @@ class CgdmerModel(EcgTextModel):
             target = normalise_patches(target)
         hidden = is_hidden(visible, target.shape[1])
         counts = hidden if key_mask is None else hidden & key_mask
-        return output, masked_patch_error(predicted, target, counts)
+        error = masked_patch_error(predicted, target, counts)
+        if self.config.patch_error == "sum":
+            error = error * self.config.ecg_config.patch_size
+        return output, error, counts.any(dim=1).to(error.dtype)
 
     def _reconstruct_text(
         self, decoder: nn.Module, text: TextInputs, text_noise: Tensor
@@ -236,21 +267,16 @@ class CgdmerModel(EcgTextModel):
             first, second = unit_ecg, unit_text
             if config.contrastive_features == "encoder":
                 first, second = (F.normalize(rows[name], dim=-1) for name in ("ecg_pooled", "text_pooled"))
-            terms["contrastive"] = symmetric_info_nce(
-                first, second, config.temperature, exclude_positive=config.exclude_positive
-            )
+            logits = self._contrastive_logits(first, second)
+            terms["contrastive"] = symmetric_cross_entropy(logits, exclude_positive=config.exclude_positive)
         if config.siglip_weight > 0:
-            if config.siglip_form == "learnable":
-                scale = self.siglip_log_scale.exp()
-                terms["siglip"] = sigmoid_pair_loss(unit_ecg, unit_text, scale, self.siglip_bias)
-            else:
-                terms["siglip"] = sigmoid_pair_loss(rows["ecg"], rows["text"])
+            terms["siglip"] = sigmoid_pair_loss(self._siglip_logits(rows["ecg"], rows["text"], unit_ecg, unit_text))
         if "ecg_specific" in rows:
             terms["orthogonal"] = orthogonality(rows["ecg_specific"], rows["ecg"]) + orthogonality(
                 rows["text_specific"], rows["text"]
             )
         if "ecg_error" in rows:
-            terms["reconstruct_ecg"] = rows["ecg_error"].mean()
+            terms["reconstruct_ecg"] = mean_of_counted(rows["ecg_error"], rows["ecg_count"])
         if "text_nll" in rows:
             terms["reconstruct_text"] = mean_of_means(rows["text_nll"], rows["text_count"])
         return terms

@@ -67,7 +67,8 @@ def paper() -> Recipe:
     Time and score: not yet run.
     """
     return Recipe(
-        config=CgdmerConfig(),  # 12 x 100 patches, 8 layers, ratios 0.75 and 0.15, temperature 0.07: paper
+        # 12 x 100 patches, 8 layers, ratios 0.75 and 0.15, temperature 0.07: paper
+        config=CgdmerConfig(norm_patch=False, patch_error="sum"),  # eq. 2: patches as they are, sums over their samples
         text_model=MEDCPT,  # paper
         ecg={"sampling_rate_hz": 500, "duration_s": 10.0, "scaling": "minmax_record"},  # "following the MERL protocol"
         text={"max_length": 256, "report_cleaning": "mimic"},  # unstated; as MERL

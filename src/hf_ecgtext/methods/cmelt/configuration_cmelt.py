@@ -29,6 +29,9 @@ class CmeltConfig(EcgTextConfig):
         fusion_num_attention_heads, fusion_intermediate_size (`int`): Of each fusion layer.
         fusion_dropout (`float`): Rate in fusion, and on the positions of the MEM decoder.
         mem_layer (`int`): MEM reads the ECG tokens before the fusion pair of this index, counted from 0.
+        mlm_head (`str`): One dense layer over the vocabulary (`"dense"`, paper), or behind dense, GELU and LayerNorm
+            (`"transform"`, released code).
+        etm_head (`str`): Scores of "no" and "yes" (`"two_way"`, released code), or one logit (`"scalar"`, paper).
         mem_decoder_hidden_size, mem_decoder_num_layers, mem_decoder_num_attention_heads (`int`): Of the MEM decoder.
         lead_mask_probability (`float`): Random lead masking: each lead is zeroed with this probability in training.
         ecg_mask_ratio (`float`): Share of patches that the ECG encoder does not see while the loss is computed.
@@ -38,6 +41,12 @@ class CmeltConfig(EcgTextConfig):
         mlm_weight, mem_weight, etm_weight, ets_weight (`float`): Of masked language modelling, masked ECG modelling,
             ECG-text matching, and the sigmoid pair loss ("Siglep" in the paper).
         mlm_on_negatives (`bool`): Also predict masked words where the report belongs to another ECG.
+        mlm_reduction (`str`): Mean over all masked words of the batch (`"mean_tokens"`, released code), or their sum
+            divided by the number of reports (`"sum_tokens"`, paper).
+        mem_reduction (`str`): Of a record, the mean squared error over hidden patches (`"mean_hidden"`, released code),
+            or the squared error summed over all patches (`"sum_all"`, paper); then the mean over records.
+        mem_masked_leads (`str`): Leads that are missing or were zeroed by random lead masking do not count in MEM
+            (`"exclude"`), or zeros are what it asks for there (`"reconstruct_zeros"`, released code).
         norm_pix_loss (`bool`): MEM's target has mean 0 and variance 1 in each lead over the recording.
         normalize_features (`bool`): L2-normalise the features for the pair loss.
         siglip_scale, siglip_bias (`float`, *optional*): A pair's logit is `scale * dot + bias`. 1 and 0 by default; 10
@@ -60,6 +69,8 @@ class CmeltConfig(EcgTextConfig):
     fusion_intermediate_size: int = 3072
     fusion_dropout: float = 0.1
     mem_layer: int = 3
+    mlm_head: Literal["transform", "dense"] = "transform"
+    etm_head: Literal["two_way", "scalar"] = "two_way"
     mem_decoder_hidden_size: int = 384
     mem_decoder_num_layers: int = 4
     mem_decoder_num_attention_heads: int = 6
@@ -75,6 +86,9 @@ class CmeltConfig(EcgTextConfig):
     etm_weight: float = 1.0
     ets_weight: float = 1.0
     mlm_on_negatives: bool = True
+    mlm_reduction: Literal["mean_tokens", "sum_tokens"] = "mean_tokens"
+    mem_reduction: Literal["mean_hidden", "sum_all"] = "mean_hidden"
+    mem_masked_leads: Literal["exclude", "reconstruct_zeros"] = "exclude"
     norm_pix_loss: bool = True
     normalize_features: bool = False
     siglip_scale: float | None = None
@@ -176,12 +190,17 @@ class CmeltConfig(EcgTextConfig):
         for name in ("lead_mask_probability", "ecg_mask_ratio", "text_mask_ratio", "fusion_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}.")
-        if num_kept(self.ecg_config.num_tokens, self.ecg_mask_ratio) < 1:
+        keep = num_kept(self.ecg_config.num_tokens, self.ecg_mask_ratio)
+        if keep < 1:
             raise ValueError(
                 f"ecg_mask_ratio {self.ecg_mask_ratio} hides all {self.ecg_config.num_tokens} patches; lower it."
             )
-        hides_none = num_kept(self.ecg_config.num_tokens, self.ecg_mask_ratio) == self.ecg_config.num_tokens
-        if self.mem_weight > 0 and hides_none:
+        if keep < 2 and self.ecg_config.conv_norm == "each":
+            raise ValueError(
+                f"ecg_mask_ratio {self.ecg_mask_ratio} leaves one patch, which conv_norm='each' makes 0; lower it, or "
+                "set ecg_config.conv_norm='first'."
+            )
+        if self.mem_weight > 0 and keep == self.ecg_config.num_tokens:
             raise ValueError(
                 f"ecg_mask_ratio {self.ecg_mask_ratio} hides no patch, so that masked ECG modelling has nothing to "
                 "reconstruct; raise it, or set mem_weight=0."

@@ -236,6 +236,7 @@ def _fusion_settings(weights: Mapping[str, Tensor]) -> dict[str, Any]:
         "fusion_num_attention_heads": _num_heads(width),
         "fusion_intermediate_size": intermediate_size,
         "mem_layer": min(3, num_layers),
+        "mem_masked_leads": "reconstruct_zeros",
         "mem_decoder_hidden_size": decoder_width,
         "mem_decoder_num_layers": _count(weights, "mem_head.blocks"),
         "mem_decoder_num_attention_heads": _num_heads(decoder_width),

@@ -16,18 +16,22 @@ from hf_ecgtext.methods.cmelt.fusion import BERT_EPS
 
 
 class MaskedTextHead(nn.Module):
-    """Which word stood here: dense, GELU and norm, then one score per word of the vocabulary."""
+    """Which word stood here: one score per word of the vocabulary, with or without dense, GELU and norm before it."""
 
     def __init__(self, config: CmeltConfig):
         super().__init__()
         width = config.projection_dim
-        self.dense = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps=BERT_EPS)
+        self.has_transform = config.mlm_head == "transform"
+        if self.has_transform:
+            self.dense = nn.Linear(width, width)
+            self.norm = nn.LayerNorm(width, eps=BERT_EPS)
         self.vocabulary = nn.Linear(width, config.text_config.vocab_size)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """`(batch, num_masked, width)` to `(batch, num_masked, vocab_size)`."""
-        return self.vocabulary(self.norm(F.gelu(self.dense(tokens))))
+        if self.has_transform:
+            tokens = self.norm(F.gelu(self.dense(tokens)))
+        return self.vocabulary(tokens)
 
 
 class QuickGelu(nn.Module):

@@ -38,7 +38,9 @@ from hf_ecgtext.methods.cmelt.heads import MaskedEcgHead, MaskedTextHead
 from hf_ecgtext.objectives import (
     masked_patch_error,
     matching_loss,
+    mean_of_counted,
     normalise_patches,
+    patch_error_sum,
     sigmoid_pair_loss,
     token_cross_entropy,
 )
@@ -49,8 +51,9 @@ _TEXT, _ECG = 0, 1  # rows of the modality embeddings
 class CmeltModel(EcgTextModel):
     """C-MELT with D-BETA's convolutional transformer as its ECG encoder, and any text encoder.
 
-    `embed_ecg` and `embed_text` give the features as released. Deviation: what `forward` and `get_*_features` return is
-    L2-normalised, as every method's is, while the release ranks by the dot product of raw features.
+    `embed_ecg` and `embed_text` give the features as released, and a pair's logit is what ETS scores it by: as
+    released, the dot product of raw features. Deviation: the embeddings that `forward` and `get_*_features` return are
+    L2-normalised, as every method's are.
 
     Source: paper and released code (CC BY-NC 4.0, read, not copied); `tests/methods/cmelt/test_cmelt_parity.py` shows
     that they compute the same.
@@ -63,12 +66,13 @@ class CmeltModel(EcgTextModel):
     uses_negatives: ClassVar[bool] = True
 
     def __init__(self, config: CmeltConfig):
+        config.validate_masking()  # the input length may have changed since the config was made
         super().__init__(config)
         self.text_tower.attend_padding = config.attend_padding
         width = config.projection_dim
         self.text_projection = nn.Linear(config.text_config.hidden_size, width)
         if config.ets_weight > 0:
-            self.text_pooler = TanhPooler(width)
+            self.text_pooler = TanhPooler(width, config.ecg_config.pooler_order)
             if config.learnable_siglip:
                 self.log_siglip_scale = nn.Parameter(torch.empty(()))
                 self.siglip_bias = nn.Parameter(torch.empty(()))
@@ -82,7 +86,7 @@ class CmeltModel(EcgTextModel):
         if config.etm_weight > 0:
             self.fused_text_pooler = TanhPooler(width)
             self.fused_ecg_pooler = TanhPooler(width)
-            self.etm_head = nn.Linear(2 * width, 2)
+            self.etm_head = nn.Linear(2 * width, 2 if config.etm_head == "two_way" else 1)
         self.post_init()
 
     @torch.no_grad()
@@ -106,6 +110,13 @@ class CmeltModel(EcgTextModel):
         if hasattr(self, "log_siglip_scale"):
             return self.log_siglip_scale.exp()
         return self.config.initial_siglip_scale
+
+    def score_pairs(self, ecg_embeds: Tensor, text_embeds: Tensor) -> Tensor:
+        """Scaled dot products plus a bias, of normalised features where `config.normalize_features` says so."""
+        if self.config.normalize_features:
+            ecg_embeds, text_embeds = F.normalize(ecg_embeds, dim=-1), F.normalize(text_embeds, dim=-1)
+        bias = self.siglip_bias if hasattr(self, "siglip_bias") else self.config.initial_siglip_bias
+        return self.logit_scale * (ecg_embeds @ text_embeds.T) + bias
 
     @property
     def can_cache_text(self) -> bool:
@@ -182,10 +193,7 @@ class CmeltModel(EcgTextModel):
             rows |= {"mlm_sum": error * counts, "mlm_count": count * counts}
         if self.config.mem_weight > 0 and visible is not None:
             predicted = self.mem_head(ecg_states[self.config.mem_layer], visible)
-            target = self.mem_target(ecg_values, lead_mask)
-            rows["mem_error"] = masked_patch_error(
-                predicted.to(target.dtype), target, is_hidden(visible, target.shape[1])
-            )
+            rows |= self.mem_rows(predicted, ecg_values, lead_mask, visible)
         if self.config.etm_weight > 0:
             rows["etm_logits"] = self.etm_head(self.fused_features(fused_text, ecg_states[-1]))
         return rows
@@ -231,6 +239,32 @@ class CmeltModel(EcgTextModel):
         """Both pooled first tokens, one behind the other: `(batch, 2 * projection_dim)`."""
         return torch.cat([self.fused_text_pooler(fused_text[:, 0]), self.fused_ecg_pooler(fused_ecg[:, 0])], dim=-1)
 
+    def mem_rows(
+        self, predicted: Tensor, ecg_values: Tensor, lead_mask: Tensor | None, visible: Tensor
+    ) -> dict[str, Tensor]:
+        """Each record's error of masked ECG modelling, and whether it counts: a record without a lead does not.
+
+        Args:
+            predicted (`torch.Tensor` of shape `(batch, num_tokens, num_leads * patch_size)`): By the MEM head.
+            ecg_values (`torch.Tensor` of shape `(batch, num_leads, num_samples)`): Scaled signal.
+            lead_mask (`torch.Tensor` of shape `(batch, num_leads)`, *optional*): `False` where a lead is missing or was
+                masked.
+            visible (`torch.Tensor` of shape `(batch, keep)`): Places of the visible patches.
+
+        Returns:
+            `mem_error` and `mem_count`, each of shape `(batch,)`.
+        """
+        target = self.mem_target(ecg_values, lead_mask)
+        predicted, counts = predicted.to(target.dtype), None
+        if lead_mask is not None and self.config.mem_masked_leads == "exclude":
+            counts = lead_mask.bool().repeat_interleave(self.config.ecg_config.patch_size, dim=1)
+        if self.config.mem_reduction == "sum_all":
+            error = patch_error_sum(predicted, target, counts)
+        else:
+            error = masked_patch_error(predicted, target, is_hidden(visible, target.shape[1]), counts)
+        count = torch.ones_like(error) if counts is None else counts.any(dim=1).to(error.dtype)
+        return {"mem_error": error, "mem_count": count}
+
     def mem_target(self, ecg_values: Tensor, lead_mask: Tensor | None) -> Tensor:
         """What MEM reconstructs, `(batch, num_tokens, num_leads * patch_size)`; masked and missing leads are 0."""
         num_tokens, patch_size = self.config.ecg_config.num_tokens, self.config.ecg_config.patch_size
@@ -243,19 +277,16 @@ class CmeltModel(EcgTextModel):
         """The terms `mlm`, `mem`, `etm` and `ets`, as far as their weights are not 0."""
         terms: dict[str, Tensor] = {}
         if "mlm_sum" in rows:
-            terms["mlm"] = rows["mlm_sum"].sum() / rows["mlm_count"].sum().clamp_min(1.0)
+            by_reports = self.config.mlm_reduction == "sum_tokens"
+            number = len(rows["mlm_sum"]) if by_reports else rows["mlm_count"].sum().clamp_min(1.0)
+            terms["mlm"] = rows["mlm_sum"].sum() / number
         if "mem_error" in rows:
-            terms["mem"] = rows["mem_error"].mean()
+            terms["mem"] = mean_of_counted(rows["mem_error"], rows["mem_count"])
         if "etm_logits" in rows:
             terms["etm"] = matching_loss(rows["etm_logits"], rows["is_aligned"])
         if self.config.ets_weight > 0:
-            terms["ets"] = self._pair_loss(rows["ecg"], rows["text"], rows["is_aligned"])
+            # A report that was replaced belongs to no ECG of the batch, not even to the one beside it.
+            is_pair = torch.diag(rows["is_aligned"]).bool()
+            logits = self.pair_logits(rows["ecg"], rows["text"])
+            terms["ets"] = sigmoid_pair_loss(logits, is_pair, self.config.siglip_reduction)
         return terms
-
-    def _pair_loss(self, ecg: Tensor, text: Tensor, is_aligned: Tensor) -> Tensor:
-        if self.config.normalize_features:
-            ecg, text = F.normalize(ecg, dim=-1), F.normalize(text, dim=-1)
-        bias = self.siglip_bias if hasattr(self, "siglip_bias") else self.config.initial_siglip_bias
-        # A report that was replaced belongs to no ECG of the batch, not even to the one beside it.
-        is_pair = torch.diag(is_aligned).bool()
-        return sigmoid_pair_loss(ecg, text, self.logit_scale, bias, is_pair, self.config.siglip_reduction)

@@ -111,10 +111,19 @@ def paper() -> Recipe:
     Needs the extra `negatives`. Time and score: not yet run.
     """
     return Recipe(
-        config=CmeltConfig(siglip_reduction="mean_rows"),  # eq. 4; depth and masking ratios: released code
+        # The equations and the heads as the paper prints them; depth and masking ratios: released code.
+        config=CmeltConfig(
+            ecg_config=ConvTransformerConfig(conv_norm="each", pooler_order="tanh_dense"),  # sections 3.1 and 3.2
+            mlm_head="dense",  # section 3.1
+            mlm_reduction="sum_tokens",  # eq. 1
+            mem_reduction="sum_all",  # eq. 2
+            norm_pix_loss=False,  # eq. 2 compares signals as they are
+            etm_head="scalar",  # eq. 3
+            siglip_reduction="mean_rows",  # eq. 4
+        ),
         text_model=FLAN_T5_BASE,  # paper
         ecg={"sampling_rate_hz": 500, "duration_s": 10.0, "scaling": "none"},  # released code; lead order is ours
-        text={"max_length": 254, "report_cleaning": "dbeta"},  # released code
+        text={"max_length": 254, "report_cleaning": "cmelt"},  # released code; paper: without punctuation
         training={
             "optim": "adamw_torch",  # paper: Adam with weight decay, which fairseq applies as AdamW does
             "learning_rate": 5e-5,  # paper
@@ -128,7 +137,7 @@ def paper() -> Recipe:
             "warmup_steps": 30_000,
             "lr_scheduler_kwargs": {"num_decay_steps": 150_000, "min_lr_ratio": 0.01},  # ours: cosine, down to 1 %
             "negative_sampling": "far",  # paper: N3S, the 64 most dissimilar reports
-            "negative_fraction": 0.5,  # released code
+            "negative_fraction": 0.5,  # paper
             "num_negative_candidates": 64,  # paper
             "negative_embedding_model": FLAN_T5_SMALL,  # paper
             "dataloader_num_workers": 8,  # ours
@@ -153,12 +162,13 @@ def released() -> Recipe:
         ecg_config=ConvTransformerConfig(leak_free_masking=False),
         attend_padding=True,  # the text encoder is called without a mask
         siglip_reduction="mean_pairs",
+        mem_masked_leads="reconstruct_zeros",
     )
     return Recipe(
         config=config,
         text_model=base.text_model,
         ecg={**base.ecg, "lead_names": list(MIMIC_LEADS)},  # fairseq-signals keeps the files' order; not confirmed
-        text=base.text,
+        text={**base.text, "report_cleaning": "dbeta"},  # punctuation stays
         training=base.training,
         data=base.data,
     )

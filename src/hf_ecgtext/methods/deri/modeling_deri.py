@@ -82,7 +82,11 @@ class DeriModel(EcgTextModel):
 
     @property
     def logit_scale(self) -> float:
-        """Inverse of the constant temperature."""
+        """Inverse of the constant temperature, which all terms share.
+
+        With `ecg_embedding="aligned"`, `logits_per_ecg` are those of the term `align`. With `"mixed"` they score mixed
+        ECGs against aligned texts, as the release does at inference; no term compares these two.
+        """
         return 1.0 / self.config.temperature
 
     @property

@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_ecgtext.encoders.heads import projection_head
 from hf_ecgtext.methods.base import EcgTextModel, TextInputs, check_no_extra_inputs
 from hf_ecgtext.methods.etp.configuration_etp import EtpConfig
-from hf_ecgtext.objectives import symmetric_info_nce
+from hf_ecgtext.objectives import symmetric_cross_entropy
 
 # CLIP's bound. Only a learnable temperature can reach it; beyond it the temperature gets no gradient.
 _MAX_LOGIT_SCALE = 100.0
@@ -77,5 +76,5 @@ class EtpModel(EcgTextModel):
 
     def loss_terms(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """The term `contrastive` (the paper's L_total, eq. 5)."""
-        ecg, text = (F.normalize(rows[name], dim=-1) for name in ("ecg", "text"))
-        return {"contrastive": symmetric_info_nce(ecg, text, 1.0 / self.logit_scale, self.config.loss_reduction)}
+        logits = self.pair_logits(rows["ecg"], rows["text"])
+        return {"contrastive": symmetric_cross_entropy(logits, self.config.loss_reduction)}

@@ -20,7 +20,7 @@ from hf_ecgtext.encoders.heads import projection_head
 from hf_ecgtext.encoders.resnet1d import ResNet1dConfig
 from hf_ecgtext.methods.base import EcgTextModel, TextInputs, check_no_extra_inputs
 from hf_ecgtext.methods.merl.configuration_merl import MerlConfig
-from hf_ecgtext.objectives import symmetric_info_nce
+from hf_ecgtext.objectives import symmetric_cross_entropy, symmetric_info_nce
 
 
 class AttentionPool1d(nn.Module):
@@ -144,10 +144,10 @@ class MerlModel(EcgTextModel):
         return {"ecg": embedding, "text": text_embeds, "first_view": first, "second_view": second}
 
     def loss_terms(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The terms `cma` and `uma`."""
-        unit = {name: F.normalize(value, dim=-1) for name, value in rows.items()}
-        settings = (self.config.temperature, self.config.loss_reduction)
+        """The terms `cma`, of the pairs' logits, and `uma`."""
+        first, second = (F.normalize(rows[name], dim=-1) for name in ("first_view", "second_view"))
+        reduction = self.config.loss_reduction
         return {
-            "cma": symmetric_info_nce(unit["ecg"], unit["text"], *settings),
-            "uma": symmetric_info_nce(unit["first_view"], unit["second_view"], *settings),
+            "cma": symmetric_cross_entropy(self.pair_logits(rows["ecg"], rows["text"]), reduction),
+            "uma": symmetric_info_nce(first, second, self.config.temperature, reduction),
         }
