@@ -133,8 +133,7 @@ def test_recipes_give_valid_training_arguments(name, tmp_path):
     arguments = EcgTextTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **recipe.training)
     assert arguments.negative_sampling == ("random" if name in {"debug", "quickstart"} else "far")
     if name in {"paper", "released"}:
-        assert (arguments.warmup_steps, arguments.max_steps) == (30_000, 300_000)
-        assert arguments.lr_scheduler_kwargs["num_decay_steps"] == 150_000
+        assert (arguments.lr_stage_fractions, arguments.max_steps) == ([0.1, 0.4, 0.5], 300_000)
 
 
 def test_paper_and_release_differ_where_they_contradict_each_other():
