@@ -265,3 +265,8 @@ def test_the_challenge_score_is_taken_at_the_best_validation_threshold_and_at_on
     with pytest.raises(ValueError, match="not all in sinus rhythm"):
         best_threshold(logits, normal, names)
     np.testing.assert_array_equal(decide(np.array([-0.1, 0.0, 0.1]), 0.5), [False, True, True])
+
+
+def test_a_warm_up_as_long_as_the_fine_tuning_is_refused(synthetic_dataset, tmp_path):
+    with pytest.raises(ValueError, match=r"warmup_steps=500 does not fit a run of \d+ steps"):
+        run(small_task(synthetic_dataset), tmp_path / "out", recipe=short_recipe(1, warmup_steps=500))

@@ -205,3 +205,11 @@ def test_settings_without_fine_tuning_are_refused(merl_folder, capsys):
 
 def cache(folder):
     return FeatureCache(folder / "features", show_progress=False)
+
+
+def test_a_warm_up_as_long_as_the_fine_tuning_is_refused(model, data, tmp_path):
+    with pytest.raises(ValueError, match=r"warmup_steps=500 does not fit a run of \d+ steps"):
+        finetune_identification(*model, data, tmp_path / "long", recipe=QUICK.override(warmup_steps=500))
+    absolute = {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 900}}
+    with pytest.raises(ValueError, match="num_decay_steps must be a share of the run"):
+        finetune_identification(*model, data, tmp_path / "decay", recipe=QUICK.override(**absolute))

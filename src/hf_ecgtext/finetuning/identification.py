@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset as TorchDataset
 from transformers import PrinterCallback, TrainingArguments
 
@@ -39,6 +40,8 @@ from hf_ecgtext.training.checkpoints import last_complete_checkpoint, last_intac
 from hf_ecgtext.training.launch import check_launch
 from hf_ecgtext.training.output_lock import found_by_main_process, locked_output
 from hf_ecgtext.training.resumable_trainer import ResumableTrainer
+from hf_ecgtext.training.schedule_checks import check_run_length, check_schedule_of_transformers
+from hf_ecgtext.training.schedules import schedule_of_transformers
 
 logger = logging.getLogger(__name__)
 
@@ -192,6 +195,8 @@ class _IdentificationTrainer(ResumableTrainer):
     """The Trainer, with the accuracy of frozen features on validation pairs as evaluation."""
 
     control: Any
+    optimizer: Any
+    lr_scheduler: Any
 
     def __init__(self, *args: Any, encoder: FewerLeads, data: EcgData, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -199,6 +204,14 @@ class _IdentificationTrainer(ResumableTrainer):
         self.data = data
         if self.args.disable_tqdm:
             self.remove_callback(PrinterCallback)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        if self.state.global_step < num_training_steps:  # a run that is resumed at its end trains no more
+            check_run_length(self.args, num_training_steps, self.state.num_train_epochs or None)
+        if self.lr_scheduler is None:
+            self.lr_scheduler = schedule_of_transformers(self.args, optimizer or self.optimizer, num_training_steps)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -316,6 +329,7 @@ def _arguments(output_dir: str | Path, recipe: IdentificationRecipe, seed: int) 
         label_names=["labels"],
     )
     check_launch(arguments.world_size)
+    check_schedule_of_transformers(arguments)
     if arguments.n_gpu > 1:
         raise ValueError(
             f"One process sees {arguments.n_gpu} GPUs, among which transformers would share each batch. Start one "

@@ -36,7 +36,7 @@ QUICKSTART: Mapping[str, Any] = {
         **_SMALL_RUN,
         "learning_rate": 2e-3,
         "num_train_epochs": 12,
-        "warmup_steps": 50,
+        "warmup_steps": 0.067,  # of the run: 50 of 744 steps, which are 12 times 4,000 records // 64
         "logging_steps": 25,
     },
     "data": {"synthetic": {"num_records": 5000, "sampling_rate_hz": 100.0}},
@@ -51,7 +51,7 @@ PTB_XL_100HZ: Mapping[str, Any] = {
         **_SMALL_RUN,
         "learning_rate": 1e-3,  # MERL's released code
         "num_train_epochs": 15,
-        "warmup_steps": 25,
+        "warmup_steps": 0.072,  # of the run: 25 of 345 steps, which are 15 times 1,491 records // 64
         "logging_steps": 12,
     },
     "data": {"ptb_xl": {"sampling_rate_hz": 100, "report": "12sl"}},

@@ -11,6 +11,7 @@ from transformers.training_args import OptimizerNames
 
 from hf_ecgtext.data.negative_sampling import NEGATIVE_KINDS, NegativeKind
 from hf_ecgtext.training.launch import check_launch
+from hf_ecgtext.training.schedule_checks import check_run_length, check_schedule_settings
 
 _STEPS_IN_BACKWARD = ("lomo", "layerwise")  # in the names of transformers' optimisers
 
@@ -28,8 +29,12 @@ class EcgTextTrainingArguments(TrainingArguments):
             processes train exactly as one with the joined batch.
         learning_rate_multipliers (`dict[str, float]`): Learning rate, relative to `learning_rate`, of parameters whose
             name begins with the key; the longest matching key counts. `{"text_tower": 0.1}` slows a trained tower.
-        lr_restart_steps (`int`, *optional*): Replace the schedule by cosine annealing that restarts every so many
-            optimiser steps, as MERL's released code does.
+        lr_stage_fractions (`list[float]`, *optional*): Replace the schedule by a linear warm-up, a constant stage and
+            an exponential decay for these shares of the run, such as `[0.1, 0.4, 0.5]`: C-MELT's "tri-stage".
+        lr_initial_scale, lr_final_scale (`float`): Where its warm-up begins and its decay ends, relative to
+            `learning_rate`.
+        lr_restart_steps (`float`, *optional*): Replace the schedule by cosine annealing that restarts every so many
+            optimiser steps, as MERL's released code does; below 1 it is a share of the run.
         lr_restart_minimum (`float`): Learning rate at the end of each such cycle.
         grad_cache_chunk_size (`int`, *optional*): Compute each batch in chunks of so many records, with the gradients
             of the whole batch ([`~hf_ecgtext.training.gradient_cache`]); memory follows the chunk, and the forward
@@ -52,7 +57,10 @@ class EcgTextTrainingArguments(TrainingArguments):
     text_cache_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     sync_batch_norm: bool = True
     learning_rate_multipliers: dict[str, float] | str | None = field(default=None)
-    lr_restart_steps: int | None = None
+    lr_stage_fractions: list[float] | None = None
+    lr_initial_scale: float = 0.01  # these two: fairseq-signals
+    lr_final_scale: float = 0.01
+    lr_restart_steps: float | None = None
     lr_restart_minimum: float = 0.0
     grad_cache_chunk_size: int | None = None
     grad_cache_batch_norm_per_chunk: bool = False
@@ -85,8 +93,6 @@ class EcgTextTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"text_cache_dtype must be 'float32', 'bfloat16' or 'float16', not '{self.text_cache_dtype}'."
             )
-        if self.lr_restart_steps is not None and self.lr_restart_steps < 1:
-            raise ValueError(f"lr_restart_steps must be positive, not {self.lr_restart_steps}.")
         if self.negative_sampling is not None and self.negative_sampling not in NEGATIVE_KINDS:
             choices = ", ".join(f"'{kind}'" for kind in NEGATIVE_KINDS)
             raise ValueError(f"negative_sampling must be None, {choices}, not '{self.negative_sampling}'.")
@@ -109,6 +115,9 @@ class EcgTextTrainingArguments(TrainingArguments):
             self.dataloader_pin_memory = False  # only warns there
         super().__post_init__()
         check_launch(self.world_size)
+        check_schedule_settings(self)
+        if self.max_steps > 0:  # else the trainer knows the length, and checks it
+            check_run_length(self, self.max_steps)
         if self.grad_cache_chunk_size is not None:
             self._check_gradient_cache(self.grad_cache_chunk_size)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LRScheduler
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
 from hf_ecgtext.data.collators import EcgTextCollator
@@ -19,6 +19,8 @@ from hf_ecgtext.training.arguments import EcgTextTrainingArguments
 from hf_ecgtext.training.gradient_cache import backward_in_chunks, check_no_batch_norm
 from hf_ecgtext.training.negatives import build_negative_sampler
 from hf_ecgtext.training.resumable_trainer import ResumableTrainer
+from hf_ecgtext.training.schedule_checks import check_run_length
+from hf_ecgtext.training.schedules import create_schedule, follow_after_resuming
 from hf_ecgtext.training.streaming import block_loader, block_order
 from hf_ecgtext.training.text_cache import TextCache
 
@@ -262,13 +264,20 @@ class EcgTextTrainer(ResumableTrainer):
         return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        """The schedule of transformers, or cosine annealing with restarts where `lr_restart_steps` asks for it."""
-        if self.lr_scheduler is None and self.args.lr_restart_steps is not None:
-            self.lr_scheduler = CosineAnnealingWarmRestarts(
-                optimizer or self.optimizer, T_0=self.args.lr_restart_steps, eta_min=self.args.lr_restart_minimum
-            )
+        """The schedule that the arguments ask for, see [`~hf_ecgtext.training.schedules`]."""
+        if self.lr_scheduler is None:
+            if self.state.global_step < num_training_steps:  # a run that is resumed at its end trains no more
+                check_run_length(self.args, num_training_steps, self.state.num_train_epochs or None)
+            self.state.compute_steps(self.args, num_training_steps)  # a checkpoint brings those of its own run
+            self.lr_scheduler = create_schedule(self.args, optimizer or self.optimizer, num_training_steps)
             self._created_lr_scheduler = True
-        return super().create_scheduler(num_training_steps, optimizer)
+        return self.lr_scheduler
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As usual; the schedule is then that of this run, whatever the length of the checkpoint's."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.state.global_step < self.state.max_steps:
+            follow_after_resuming(self.lr_scheduler, self.state.max_steps)
 
 
 def _as_list(datasets: Any) -> list[Any]:

@@ -144,8 +144,7 @@ def test_recipes_give_valid_training_arguments(name, tmp_path):
     arguments = EcgTextTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **recipe.training)
     assert arguments.negative_sampling == ("random" if name in {"debug", "quickstart"} else "far")
     if name in {"paper", "released"}:
-        assert (arguments.warmup_steps, arguments.max_steps) == (30_000, 300_000)
-        assert arguments.lr_scheduler_kwargs["num_decay_steps"] == 150_000
+        assert (arguments.lr_stage_fractions, arguments.max_steps) == ([0.1, 0.4, 0.5], 300_000)
 
 
 # What the paper prints, what the release computes, and what the config's defaults are (PAPERS.md, "C-MELT: readings").

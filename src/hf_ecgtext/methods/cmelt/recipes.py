@@ -133,17 +133,17 @@ def paper() -> Recipe:
             "weight_decay": 0.01,  # paper
             "max_steps": 300_000,  # paper
             "per_device_train_batch_size": 128,  # paper, one GPU
-            "lr_scheduler_type": "warmup_stable_decay",  # paper: tri-stage with shares .1, .4 and .5
-            "warmup_steps": 30_000,
-            "lr_scheduler_kwargs": {"num_decay_steps": 150_000, "min_lr_ratio": 0.01},  # ours: cosine, down to 1 %
+            "lr_stage_fractions": [0.1, 0.4, 0.5],  # paper: tri-stage; shapes and scales: fairseq-signals
             "negative_sampling": "far",  # paper: N3S, the 64 most dissimilar reports
             "negative_fraction": 0.5,  # paper
             "num_negative_candidates": 64,  # paper
             "negative_embedding_model": FLAN_T5_SMALL,  # paper
             "dataloader_num_workers": 8,  # ours
             "eval_strategy": "steps",
-            "eval_steps": 5_000,
-            "save_steps": 5_000,
+            # Ours, and shares of the run: every 5,000 of 300,000 steps, and logs every 500.
+            "eval_steps": 1 / 60,
+            "save_steps": 1 / 60,
+            "logging_steps": 0.001666,
             "load_best_model_at_end": True,  # ours: by validation loss
         },
         data={"mimic_iv_ecg": {"min_words": 1, "drop_nan": True}},  # paper: no empty report, no NaN; 779,891 records
