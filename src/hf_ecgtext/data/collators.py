@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from hf_ecgtext.data.negative_sampling import NegativeSampler
 from hf_ecgtext.data.stored import AnyEcg
 from hf_ecgtext.errors import RecordError
+from hf_ecgtext.processing import REPORT_CLEANERS
 
 
 class EcgTextCollator:
@@ -26,6 +28,8 @@ class EcgTextCollator:
             shape `(batch, num_tokens)`; padding has row 0.
         negatives ([`~hf_ecgtext.data.negative_sampling.NegativeSampler`], *optional*): Gives some of the records
             another report. The batch then carries `is_aligned`, bool of shape `(batch,)`: `False` for these.
+        report_keys (`bool`): The batch carries `report_keys`, int64 of shape `(batch, 2)`, of the record's own report
+            and of the one beside it: equal numbers for reports that are equal after the processor's cleaning.
         pack (`bool`): Leave stored integers as they are, at half the size of `ecg_values`; `unpack` must then turn them
             into `ecg_values` on the model's device. [`~hf_ecgtext.training.EcgTextTrainer`] does; no model takes a
             packed batch.
@@ -38,12 +42,15 @@ class EcgTextCollator:
         token_spans: NDArray[np.int64] | None = None,
         negatives: NegativeSampler | None = None,
         pack: bool = False,
+        report_keys: bool = False,
     ):
         self.processor = processor
         self.report_ids = report_ids
         self.token_spans = token_spans
         self.negatives = negatives
         self.pack = pack
+        self.report_keys = report_keys
+        self._keys: dict[str, int] = {}
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Collate rows `{"ecg": EcgRecord, ...}` or `StoredEcg`s into signals, `lead_mask` and tokens or cache rows.
@@ -57,9 +64,13 @@ class EcgTextCollator:
                 raise RecordError(record.record_id, "it has no report to train on.", "Filter such records out.")
         reports = [record.report or "" for record in records]
         alignment: dict[str, torch.Tensor] = {}
+        own_reports = reports
         if self.negatives is not None:  # before the reports become tokens or rows of the cache
             reports, is_aligned = self.negatives.draw(reports, [record.record_id for record in records])
             alignment["is_aligned"] = torch.from_numpy(is_aligned)
+        if self.report_keys:
+            keys = [[self._key(own), self._key(paired)] for own, paired in zip(own_reports, reports, strict=True)]
+            alignment["report_keys"] = torch.tensor(keys)
         if self.pack:  # tensors of the whole batch come first: `find_batch_size` reads the first
             batch = self.processor.feature_extractor.pack(records)
         else:
@@ -75,6 +86,13 @@ class EcgTextCollator:
         A batch that is not packed comes back as it is.
         """
         return self.processor.feature_extractor.unpack(batch)
+
+    def _key(self, report: str) -> int:
+        """64 bits of a hash of the cleaned report; each wording is cleaned once."""
+        if report not in self._keys:
+            cleaned = REPORT_CLEANERS[self.processor.report_cleaning](report)
+            self._keys[report] = int.from_bytes(blake2b(cleaned.encode(), digest_size=8).digest(), "big", signed=True)
+        return self._keys[report]
 
     def _cached(self, report_ids: list[int]) -> dict[str, torch.Tensor]:
         rows = {"report_ids": torch.tensor(report_ids)}

@@ -119,6 +119,8 @@ class EcgTextModel(EcgPreTrainedModel):
             in `eval()` come from a second pass over the whole input.
         uses_negatives (`bool`): Whether `training_rows` takes `is_aligned`, bool of shape `(batch,)`: `False` where the
             report is not the record's own. Only then may the trainer sample negatives.
+        uses_report_keys (`bool`): Whether `training_rows` takes `report_keys`, int64 of shape `(batch, 2)`: of the
+            record's own report and of the one beside it; equal numbers are equal reports. The trainer then gives them.
     """
 
     config: EcgTextConfig
@@ -127,6 +129,11 @@ class EcgTextModel(EcgPreTrainedModel):
     text_cache_content: ClassVar[Literal["pooled", "tokens"]] = "pooled"
     masks_inputs: ClassVar[bool] = False
     uses_negatives: ClassVar[bool] = False
+
+    @property
+    def uses_report_keys(self) -> bool:
+        """See the class."""
+        return False
 
     def __init__(self, config: EcgTextConfig):
         super().__init__(config)

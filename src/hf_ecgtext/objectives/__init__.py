@@ -2,6 +2,7 @@
 
 from hf_ecgtext.objectives.classification import matching_loss
 from hf_ecgtext.objectives.contrastive import (
+    equal_reports,
     info_nce,
     nt_xent,
     sigmoid_pair_loss,
@@ -18,6 +19,7 @@ from hf_ecgtext.objectives.reconstruction import (
 )
 
 __all__ = [
+    "equal_reports",
     "info_nce",
     "masked_patch_error",
     "matching_loss",

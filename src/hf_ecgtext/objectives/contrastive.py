@@ -115,6 +115,19 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float | Tensor) -> Tenso
     return F.cross_entropy(logits.masked_fill(itself, float("-inf")), partner)
 
 
+def equal_reports(report_keys: Tensor) -> Tensor:
+    """Which ECG and which report of a batch belong together, also where the report is another record's.
+
+    Args:
+        report_keys (`torch.Tensor` of shape `(batch, 2)`): Integers: of each record's own report, and of the report
+            that stands beside it, which is another one where negatives are drawn.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, batch)`: bool; `[i, j]` whether report `j` reads like the own one of ECG `i`.
+    """
+    return report_keys[:, :1] == report_keys[:, 1]
+
+
 def sigmoid_pair_loss(
     logits: Tensor,
     is_pair: Tensor | None = None,

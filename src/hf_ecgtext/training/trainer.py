@@ -93,6 +93,8 @@ class EcgTextTrainer(ResumableTrainer):
         )
         if args.grad_cache_chunk_size is not None and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             raise ValueError("grad_cache_chunk_size works in one process and under DDP, not with DeepSpeed or FSDP.")
+        if isinstance(self.data_collator, EcgTextCollator):
+            self.data_collator.report_keys = model.uses_report_keys
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch, whatever is accumulated
         self.can_return_loss = True
         self.ledger = continued_ledger(ledger, model.name_or_path)

@@ -30,6 +30,7 @@ from hf_ecgtext.methods.base import EcgTextModel, TextInputs, check_no_extra_inp
 from hf_ecgtext.methods.cgdmer.configuration_cgdmer import CgdmerConfig
 from hf_ecgtext.methods.cgdmer.decoders import CausalTextDecoder, EcgDecoder, MlmHead
 from hf_ecgtext.objectives import (
+    equal_reports,
     masked_patch_error,
     mean_of_counted,
     normalise_patches,
@@ -117,6 +118,11 @@ class CgdmerModel(EcgTextModel):
         return self.siglip_log_scale.exp() * (unit_ecg @ unit_text.T) + self.siglip_bias
 
     @property
+    def uses_report_keys(self) -> bool:
+        """Where equal reports are recognised."""
+        return self.config.equal_reports == "positive" and self.config.siglip_weight > 0
+
+    @property
     def can_cache_text(self) -> bool:
         """Never while tokens of the report are masked: then every step reads another text."""
         return super().can_cache_text and self.text_decoder is None
@@ -174,16 +180,18 @@ class CgdmerModel(EcgTextModel):
             ecg_values (`torch.Tensor` of shape `(batch, num_leads, num_samples)`): Scaled signal.
             lead_mask (`torch.Tensor` of shape `(batch, num_leads)`, *optional*): `False` where a lead is missing.
             text ([`TextInputs`]): Reports.
-            extra: Noise in place of what `draw_noise` draws, under the same names; anything else is refused.
+            extra: Noise in place of what `draw_noise` draws, under the same names, and `report_keys` where they are
+                used (without them, a record's own report alone is its own); anything else is refused.
 
         Raises:
             ValueError: If reports are to be masked and there are no tokens, or no mask token is known.
         """
+        report_keys = extra.pop("report_keys", None) if self.uses_report_keys else None
         num_text_tokens = 0 if text.input_ids is None else text.input_ids.shape[1]
         noise = self.draw_noise(len(ecg_values), num_text_tokens)
         check_no_extra_inputs({name: value for name, value in extra.items() if name not in noise})
         noise.update(extra)
-        rows: dict[str, Tensor] = {}
+        rows: dict[str, Tensor] = {} if report_keys is None else {"report_keys": report_keys}
         ecg_output, text_pooled = None, None
         if self.ecg_decoder is not None:
             ecg_output, rows["ecg_error"], rows["ecg_count"] = self._reconstruct_ecg(
@@ -270,7 +278,9 @@ class CgdmerModel(EcgTextModel):
             logits = self._contrastive_logits(first, second)
             terms["contrastive"] = symmetric_cross_entropy(logits, exclude_positive=config.exclude_positive)
         if config.siglip_weight > 0:
-            terms["siglip"] = sigmoid_pair_loss(self._siglip_logits(rows["ecg"], rows["text"], unit_ecg, unit_text))
+            logits = self._siglip_logits(rows["ecg"], rows["text"], unit_ecg, unit_text)
+            is_pair = equal_reports(rows["report_keys"]) if "report_keys" in rows else None
+            terms["siglip"] = sigmoid_pair_loss(logits, is_pair)
         if "ecg_specific" in rows:
             terms["orthogonal"] = orthogonality(rows["ecg_specific"], rows["ecg"]) + orthogonality(
                 rows["text_specific"], rows["text"]

@@ -36,6 +36,7 @@ from hf_ecgtext.methods.cmelt.configuration_cmelt import CmeltConfig
 from hf_ecgtext.methods.cmelt.fusion import CrossModalFusion
 from hf_ecgtext.methods.cmelt.heads import MaskedEcgHead, MaskedTextHead
 from hf_ecgtext.objectives import (
+    equal_reports,
     masked_patch_error,
     matching_loss,
     mean_of_counted,
@@ -119,6 +120,11 @@ class CmeltModel(EcgTextModel):
         return self.logit_scale * (ecg_embeds @ text_embeds.T) + bias
 
     @property
+    def uses_report_keys(self) -> bool:
+        """Where equal reports are recognised."""
+        return self.config.equal_reports == "positive" and self.config.ets_weight > 0
+
+    @property
     def can_cache_text(self) -> bool:
         """Never while words are masked, nor while padding changes what the text encoder gives."""
         return super().can_cache_text and self.config.mlm_weight == 0 and not self.config.attend_padding
@@ -152,9 +158,10 @@ class CmeltModel(EcgTextModel):
         Args:
             ecg_values, lead_mask, text: As in [`EcgTextModel`].
             extra: `is_aligned` of shape `(batch,)`, `False` where the report is another ECG's (all `True` by default),
-                and the noise of [`draw_noise`].
+                the noise of [`draw_noise`], and `report_keys` where they are used.
         """
         is_aligned = extra.pop("is_aligned", None)
+        report_keys = extra.pop("report_keys", None) if self.uses_report_keys else None
         if is_aligned is None:
             is_aligned = torch.ones(len(ecg_values), device=ecg_values.device)
         num_text_tokens = 0 if text.input_ids is None else text.input_ids.shape[1]
@@ -181,6 +188,8 @@ class CmeltModel(EcgTextModel):
             "text": self.embed_text(text_embeds),
             "is_aligned": is_aligned.to(torch.float32),
         }
+        if report_keys is not None:
+            rows["report_keys"] = report_keys
         if not self.config.uses_fusion:
             return rows
         if text_tokens is None:
@@ -287,6 +296,8 @@ class CmeltModel(EcgTextModel):
         if self.config.ets_weight > 0:
             # A report that was replaced belongs to no ECG of the batch, not even to the one beside it.
             is_pair = torch.diag(rows["is_aligned"]).bool()
+            if "report_keys" in rows:
+                is_pair = equal_reports(rows["report_keys"])
             logits = self.pair_logits(rows["ecg"], rows["text"])
             terms["ets"] = sigmoid_pair_loss(logits, is_pair, self.config.siglip_reduction)
         return terms
