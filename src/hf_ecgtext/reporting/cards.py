@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.reporting.tables import percent, render_table
 
-_HEADER = ["recipe", "data", "question", "model (95 % CI)", "random twins"]
+_HEADER = ["recipe", "data", "question", "model (95 % CI)", "random twins", "always the commonest report"]
 
 
 def card_table(results: Mapping[str, Sequence[EvaluationResult]]) -> str:
     """One Markdown row per question that a checkpoint was asked under the strict protocol.
 
-    Zero-shot answers and probes are macro AUROC over all classes; retrieval is recall at 10.
+    Zero-shot answers and probes are macro AUROC over all classes; retrieval is recall at 10, with what the most
+    frequent reports reach where they answer every ECG.
 
     Args:
         results (`Mapping[str, Sequence[EvaluationResult]]`): Lines of one checkpoint each, by recipe.
@@ -33,6 +34,8 @@ def card_table(results: Mapping[str, Sequence[EvaluationResult]]) -> str:
         for (task, question), found in cells.items():
             if "trained" in found:
                 values = [_value(found.get(kind)) for kind in ("trained", "random")]
+                constant = found["trained"].details.get("always_commonest")
+                values.append("-" if constant is None else f"{100 * constant:.1f}")
                 rows.append([f"`{recipe}`", task, question, *values])
     if not rows:
         raise ValueError("There are no lines of the strict protocol that a card shows.")

@@ -93,11 +93,7 @@ def retrieval_tables(results: Sequence[EvaluationResult], rows: EncoderRows) -> 
         grid.columns = {column: column for column in dict.fromkeys(map(_retrieval_column, ordered))}
         for result in ordered:
             grid.put(rows.row(result), _retrieval_column(result), _retrieval_column(result), cell(result))
-        for column, found in split_by(ordered, _retrieval_column).items():
-            for key, reference in _REFERENCES.items():
-                levels = [result.details[key] for result in found if result.details.get(key) is not None]
-                if levels:
-                    grid.put(reference_row(reference), column, column, level_cell(found[0].metric, levels))
+        put_references(grid, [(_retrieval_column(result), result) for result in ordered], list(_REFERENCES))
         galleries = {str(r.settings.get("direction")): r.details["gallery"] for r in lines if "gallery" in r.details}
         sizes = ", ".join(f"{_DIRECTIONS.get(name, name)} {size:,}" for name, size in galleries.items())
         yield grid.table(
@@ -109,6 +105,22 @@ def retrieval_tables(results: Sequence[EvaluationResult], rows: EncoderRows) -> 
                 *footnotes(lines, rows),
             ],
         )
+
+
+def put_references(grid: Grid, placed: Sequence[tuple[str, EvaluationResult]], references: Sequence[str]) -> None:
+    """Below the encoders, what retrieval gives without looking at an ECG.
+
+    Args:
+        grid ([`Grid`]): Of the table; its columns are those of `placed`.
+        placed (`Sequence[tuple[str, EvaluationResult]]`): Columns and the lines in them; only retrieval has references.
+        references (`Sequence[str]`): Among `chance` and `always_commonest`.
+    """
+    for column, found in split_by(placed, lambda place: place[0]).items():
+        for reference in references:
+            levels = [line.details[reference] for _, line in found if line.details.get(reference) is not None]
+            if levels and found[0][1].evaluation == "retrieval":
+                row = reference_row(_REFERENCES[reference])
+                grid.put(row, column, column, level_cell(found[0][1].metric, levels))
 
 
 def lead_tables(
