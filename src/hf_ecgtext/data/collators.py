@@ -24,6 +24,8 @@ class EcgTextCollator:
         token_spans (`np.ndarray` of shape `(num_cached_reports, 2)`, *optional*): First token and end of each cached
             report, of a cache that keeps tokens. Such a batch carries `token_rows` and `attention_mask` too, each of
             shape `(batch, num_tokens)`; padding has row 0.
+        ids_on_host (`bool`): `report_ids` and `token_rows` are NumPy arrays, which never go to the device, for a text
+            cache in host memory.
         negatives ([`~hf_ecgtext.data.negative_sampling.NegativeSampler`], *optional*): Gives some of the records
             another report. The batch then carries `is_aligned`, bool of shape `(batch,)`: `False` for these.
         pack (`bool`): Leave stored integers as they are, at half the size of `ecg_values`; `unpack` must then turn them
@@ -38,12 +40,14 @@ class EcgTextCollator:
         token_spans: NDArray[np.int64] | None = None,
         negatives: NegativeSampler | None = None,
         pack: bool = False,
+        ids_on_host: bool = False,
     ):
         self.processor = processor
         self.report_ids = report_ids
         self.token_spans = token_spans
         self.negatives = negatives
         self.pack = pack
+        self.ids_on_host = ids_on_host
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Collate rows `{"ecg": EcgRecord, ...}` or `StoredEcg`s into signals, `lead_mask` and tokens or cache rows.
@@ -76,12 +80,12 @@ class EcgTextCollator:
         """
         return self.processor.feature_extractor.unpack(batch)
 
-    def _cached(self, report_ids: list[int]) -> dict[str, torch.Tensor]:
-        rows = {"report_ids": torch.tensor(report_ids)}
+    def _cached(self, report_ids: list[int]) -> dict[str, Any]:
+        rows: dict[str, Any] = {"report_ids": np.array(report_ids)}
         if self.token_spans is not None:
             starts, ends = self.token_spans[report_ids].T[:, :, None]  # each (batch, 1)
             token_rows = starts + np.arange((ends - starts).max())
             is_real = token_rows < ends
-            rows["token_rows"] = torch.from_numpy(np.where(is_real, token_rows, 0))
+            rows["token_rows"] = np.where(is_real, token_rows, 0)
             rows["attention_mask"] = torch.from_numpy(is_real.astype(np.int64))
-        return rows
+        return rows if self.ids_on_host else {name: torch.as_tensor(value) for name, value in rows.items()}
