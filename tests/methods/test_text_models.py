@@ -186,6 +186,21 @@ def test_a_text_of_which_no_token_remains_is_refused_by_record(tmp_path):
         embed_reports(["normal", ""], str(tmp_path), show_progress=False)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "xlnet"])
+def test_freezing_some_layers_freezes_every_embedding_and_no_later_layer(family, tmp_path):
+    source = save_text_model(tmp_path, family, word_tokenizer())
+    settings = {"config.freeze_text": False, "config.num_frozen_text_layers": 1, "config.text_pooling": "mean"}
+    model, _ = get_recipe("etp", "debug").override({"text_model": source, **settings}).build()
+    text = model.text_tower.model
+    embeddings = [module for module in text.modules() if isinstance(module, torch.nn.Embedding)]
+    assert len(embeddings) == (2 if family == "gpt2" else 1)  # GPT-2 learns its positions
+    assert not any(module.weight.requires_grad for module in embeddings)
+    layers = {"gpt2": "h", "llama": "layers", "xlnet": "layer"}[family]
+    first, last = getattr(text, layers)
+    assert not any(parameter.requires_grad for parameter in first.parameters())
+    assert all(parameter.requires_grad for parameter in last.parameters())
+
+
 def test_a_tower_keeps_no_keys_and_values_to_go_on_generating_from(tmp_path):
     model, processor = build(tmp_path, "gpt2", "last", **BARE)
     assert model.text_tower.model.config.use_cache

@@ -64,8 +64,8 @@ def test_a_place_that_is_named_is_never_replaced_but_precision_may_be_where_that
         (
             {},
             r"would take 22\.0 GB \(float32\), more than half of the memory of cuda:0 \(24\.0 GB free\) and of host "
-            r"memory \(30\.0 GB free for each process\)\. Set text_cache_dtype='bfloat16' .*text_cache_location='host' or "
-            r"'device' .*or text_cache=False",
+            r"memory \(30\.0 GB free for each process\)\. Set text_cache_dtype='bfloat16' .*text_cache_location='host' "
+            r"or 'device' .*or text_cache=False",
         ),
         ({"location": "host", "free": 8}, r"all of host memory \(8\.0 GB.*Set text_cache_dtype='bfloat16' .*or"),
         ({"dtype": "auto", "free": 20}, r"take 11\.0 GB \(bfloat16\).*Set text_cache_location='host' or 'device'"),

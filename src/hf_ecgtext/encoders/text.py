@@ -109,8 +109,11 @@ class TextTower(nn.Module):
                 raise ValueError(
                     f"num_frozen_text_layers is {self.num_frozen_layers}; the tower has {len(layers)} layers."
                 )
-            self.model.get_input_embeddings().requires_grad_(False)
-            if hasattr(self.model, "embeddings"):
+            in_layers = {module for layer in layers for module in layer.modules()}
+            for module in self.model.modules():  # GPT-2's positions are not among its input embeddings
+                if isinstance(module, nn.Embedding) and module not in in_layers:
+                    module.requires_grad_(False)
+            if hasattr(self.model, "embeddings"):  # with their norm
                 self.model.embeddings.requires_grad_(False)
             for layer in layers[: self.num_frozen_layers]:
                 layer.requires_grad_(False)

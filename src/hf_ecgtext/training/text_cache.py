@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch import distributed as dist
 from tqdm.auto import tqdm
 
 from hf_ecgtext.methods.base import EcgTextModel
@@ -124,10 +125,9 @@ class TextCache:
         num_kept = 0 if counts is None else int(counts.sum())  # tokens
         device = model.device if device is None else device
         placement = choose_placement((len(to_encode) + num_kept) * width, device, measure(device), location, dtype)
-        logger.log(
-            logging.WARNING if placement.is_second_choice else logging.INFO,
-            "Text cache of %d distinct reports: %s.", len(to_encode), placement.description,
-        )  # fmt: skip
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            level = logging.WARNING if placement.is_second_choice else logging.INFO
+            logger.log(level, "Text cache of %d distinct reports: %s.", len(to_encode), placement.description)
         on_host = placement.location == "host"
         kept_on = torch.device("cpu") if on_host else device
         embeds = torch.empty(len(to_encode), width, dtype=placement.dtype, device=kept_on)
