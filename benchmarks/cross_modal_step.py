@@ -8,14 +8,16 @@ Batch 8 of 12 x 5000 samples and short machine reports; text towers with random 
   all 256 positions. C-MELT: vocabulary scores of all positions instead of the masked ones;
 * (b) as (a), but reports padded to the longest of the batch: what D-BETA's own collator does (C-MELT only);
 * (c) ours: trimmed padding, fused attention, scores only where a word was masked, no `.item()`;
-* (d) ours with the text cache, which only a frozen tower can have (DERI).
+* (d) ours with the text cache, which only a frozen tower can have (DERI);
+* (e) as (d), with the cache in host memory, from where every batch is copied (`text_cache_location=host`).
 
 The parity tests (`tests/methods/{deri,cmelt}`) prove that the parts of (a) compute what the released code computes.
 On a GPU, (a) and (b) run in fp32 (C-MELT) or fp16 (DERI) as published, (c) and (d) in bf16.
 
     python benchmarks/cross_modal_step.py --method deri
     python benchmarks/cross_modal_step.py --method cmelt --rounds 2
-    python benchmarks/cross_modal_step.py --method cmelt --device cuda --batch 128 --rounds 20
+    python benchmarks/cross_modal_step.py --method cmelt --device cuda --batch 128 --rounds 20   # not run: no GPU
+    python benchmarks/cross_modal_step.py --method deri --device cuda --batch 128 --rounds 20    # not run: no GPU
 
 Source of what the published steps do: PAPERS.md, "DERI", "C-MELT" and "Speed of the references".
 """
@@ -197,10 +199,15 @@ def main() -> None:
     if arguments.method == "deri":
         published_deri, deri = build_deri(published=True).to(device), build_deri(published=False).to(device)
         reports = [record.report for record in records if record.report]
-        cache = TextCache.build(deri, processor, reports, show_progress=False)
+        cache = TextCache.build(deri, processor, reports, show_progress=False, location="device")
+        on_host = TextCache.build(deri, processor, reports, show_progress=False, location="host")
         options = (deri_loss(published_deri), processor, batches)
         programs["(a) as published"] = published_step(published_deri, *options, False, device, use_fp16=True)
-        for name, held in (("(c) ours, live text tower", None), ("(d) ours, cached text", cache)):
+        for name, held in (
+            ("(c) ours, live text tower", None),
+            ("(d) ours, cached text", cache),
+            ("(e) ours, cached text in host memory", on_host),
+        ):
             programs[name] = our_step(deri, processor, batches, held, device, LEARNING_RATE, WEIGHT_DECAY)
     else:
         published_cmelt, cmelt = build_cmelt(published=True).to(device), build_cmelt(published=False).to(device)

@@ -33,14 +33,17 @@ def our_step(
     """What `EcgTextTrainer` does in a step, with a live text tower or with cached outputs."""
     collator = EcgTextCollator(processor)
     if cache is not None:
-        collator = EcgTextCollator(processor, cache.report_ids, cache.token_spans)
+        collator = EcgTextCollator(processor, cache.report_ids, cache.token_spans, ids_on_host=cache.on_host)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=True)
 
     def step(number: int) -> Tensor:
         model.train()
         inputs = collator([{"ecg": record} for record in batches[number]])
-        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
+        inputs = {
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in inputs.items()
+        }
         if cache is not None:
             inputs = cache.lookup(inputs)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):

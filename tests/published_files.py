@@ -10,7 +10,12 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertModel, PreTrainedConfig, T5Config, T5EncoderModel
 
-TINY_BERT = BertConfig(vocab_size=11, hidden_size=768, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+from hf_ecgtext.encoders.text import tiny_bert_tokenizer
+
+TINY_BERT = BertConfig(
+    vocab_size=len(tiny_bert_tokenizer()), hidden_size=768, num_hidden_layers=1, num_attention_heads=2,
+    intermediate_size=8,
+)  # fmt: skip
 TINY_T5 = T5Config(
     vocab_size=32128, d_model=768, d_kv=8, d_ff=8, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu"
 )

@@ -242,6 +242,19 @@ def test_a_text_encoder_that_cannot_be_loaded_is_named_with_the_way_out(files, c
     assert not (tmp_path / "out").exists()
 
 
+def test_a_tokenizer_with_tokens_that_the_weights_do_not_know_is_refused(files, convert_command, tmp_path):
+    TINY_BERT.save_pretrained(tmp_path / "text")
+    tokenizer = tiny_bert_tokenizer()
+    tokenizer.add_tokens(["pacemakerspike"])
+    tokenizer.save_pretrained(tmp_path / "text")
+    code, _, errors = convert_command(
+        files / "res18_best_ckpt.pth", "--text-model", tmp_path / "text", "--output-dir", tmp_path / "out"
+    )
+    assert code == 1
+    assert f"gives token ids up to {TINY_BERT.vocab_size}, but the text encoder has embeddings for 0 to" in errors
+    assert not (tmp_path / "out").exists()
+
+
 def test_weights_for_recordings_of_another_length_are_refused(files, convert_command, tmp_path):
     """Their rate is not in the file: 2500 samples can be 5 s at 500 Hz or 10 s at 250 Hz."""
     weights = load_published(files / "vit_tiny_best_encoder.pth")

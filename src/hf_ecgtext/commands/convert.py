@@ -17,7 +17,14 @@ from transformers import PROCESSOR_MAPPING, AutoConfig, AutoTokenizer
 
 from hf_ecgtext import methods
 from hf_ecgtext.errors import CheckpointError
-from hf_ecgtext.methods.conversion import LEAD_ORDERS, Content, Converter, load_published, plain_state_dict
+from hf_ecgtext.methods.conversion import (
+    LEAD_ORDERS,
+    Content,
+    Converter,
+    check_vocabulary,
+    load_published,
+    plain_state_dict,
+)
 from hf_ecgtext.processing import EcgFeatureExtractor
 
 # Published ECG models that no converter reads, by names that occur in their files alone.
@@ -114,8 +121,10 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"This file holds the ECG encoder alone: --text-model {arguments.text_model} is not needed.")
         model = converter.convert(weights)
     else:
-        text_config, tokenizer = _load_text_parts(arguments.text_model or converter.TEXT_MODEL)
+        name = arguments.text_model or converter.TEXT_MODEL
+        text_config, tokenizer = _load_text_parts(name)
         model = converter.convert(weights, text_config=text_config)
+        check_vocabulary(name, model, tokenizer)
         model.config.adopt_tokenizer(tokenizer)
         processor = PROCESSOR_MAPPING[type(model.config)](
             feature_extractor=feature_extractor, tokenizer=tokenizer, **converter.text_settings()

@@ -26,6 +26,8 @@ class EcgTextCollator:
         token_spans (`np.ndarray` of shape `(num_cached_reports, 2)`, *optional*): First token and end of each cached
             report, of a cache that keeps tokens. Such a batch carries `token_rows` and `attention_mask` too, each of
             shape `(batch, num_tokens)`; padding has row 0.
+        ids_on_host (`bool`): `report_ids` and `token_rows` are NumPy arrays, which never go to the device, for a text
+            cache in host memory.
         negatives ([`~hf_ecgtext.data.negative_sampling.NegativeSampler`], *optional*): Gives some of the records
             another report. The batch then carries `is_aligned`, bool of shape `(batch,)`: `False` for these.
         report_keys (`bool`): The batch carries `report_keys`, int64 of shape `(batch, 2)`, of the record's own report
@@ -43,6 +45,7 @@ class EcgTextCollator:
         negatives: NegativeSampler | None = None,
         pack: bool = False,
         report_keys: bool = False,
+        ids_on_host: bool = False,
     ):
         self.processor = processor
         self.report_ids = report_ids
@@ -51,6 +54,7 @@ class EcgTextCollator:
         self.pack = pack
         self.report_keys = report_keys
         self._keys: dict[str, int] = {}
+        self.ids_on_host = ids_on_host
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Collate rows `{"ecg": EcgRecord, ...}` or `StoredEcg`s into signals, `lead_mask` and tokens or cache rows.
@@ -94,12 +98,12 @@ class EcgTextCollator:
             self._keys[report] = int.from_bytes(blake2b(cleaned.encode(), digest_size=8).digest(), "big", signed=True)
         return self._keys[report]
 
-    def _cached(self, report_ids: list[int]) -> dict[str, torch.Tensor]:
-        rows = {"report_ids": torch.tensor(report_ids)}
+    def _cached(self, report_ids: list[int]) -> dict[str, Any]:
+        rows: dict[str, Any] = {"report_ids": np.array(report_ids)}
         if self.token_spans is not None:
             starts, ends = self.token_spans[report_ids].T[:, :, None]  # each (batch, 1)
             token_rows = starts + np.arange((ends - starts).max())
             is_real = token_rows < ends
-            rows["token_rows"] = torch.from_numpy(np.where(is_real, token_rows, 0))
+            rows["token_rows"] = np.where(is_real, token_rows, 0)
             rows["attention_mask"] = torch.from_numpy(is_real.astype(np.int64))
-        return rows
+        return rows if self.ids_on_host else {name: torch.as_tensor(value) for name, value in rows.items()}

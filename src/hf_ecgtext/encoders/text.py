@@ -23,13 +23,30 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from hf_ecgtext.encoders.text_checks import check_padding_side, check_text_model, check_vocabulary
 from hf_ecgtext.errors import CheckpointError
 
-TextPooling = Literal["cls", "mean", "pooler"]
+TextPooling = Literal["cls", "mean", "pooler", "last"]
 TINY_BERT = "tiny-bert"
 MINILM = "minilm"
 # These count positions from pad_token_id + 1.
-_POSITIONS_AFTER_PADDING = {"camembert", "longformer", "mpnet", "roberta", "xlm-roberta"}
+_POSITIONS_AFTER_PADDING = {
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "ibert",
+    "layoutlmv3",
+    "lilt",
+    "longformer",
+    "luke",
+    "markuplm",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
 
 
 class TextTower(nn.Module):
@@ -40,12 +57,16 @@ class TextTower(nn.Module):
 
     Args:
         config ([`~transformers.PreTrainedConfig`]): Config of the encoder.
-        pooling (`"cls"`, `"mean"` or `"pooler"`): First token of the last layer, mean over real tokens, or BERT's
-            dense-and-tanh pooler.
+        pooling (`"cls"`, `"mean"`, `"pooler"` or `"last"`): First token of the last layer, mean over real tokens,
+            BERT's dense-and-tanh pooler, or the last real token, which in a causal encoder alone sees the whole report.
         freeze (`bool`): Train nothing in the tower.
         num_frozen_layers (`int`): With `freeze=False`, still freeze the embeddings and this many first layers.
         dropout (`bool`): Keep the dropout of a frozen tower active in training.
         attend_padding (`bool`): Let padding take part in attention, as D-BETA's released code does.
+
+    Raises:
+        ValueError: If the encoder has a decoder behind it, has no pooler though one is asked for, or would not tell
+            reports apart ([`~hf_ecgtext.encoders.text_checks.check_text_model`]).
     """
 
     def __init__(
@@ -61,11 +82,18 @@ class TextTower(nn.Module):
         self.attend_padding = attend_padding
         self.pooling, self.frozen, self.num_frozen_layers, self.dropout = pooling, freeze, num_frozen_layers, dropout
         self.model = _build_text_model(config, pooling)
+        takes_cache = "use_cache" in inspect.signature(self.model.forward).parameters
+        self._options = {"use_cache": False} if takes_cache else {}  # nobody goes on generating from a report
+        self.check_reading()
         # Where transformers looks for the tied weights of a part (T5 ties two names of its embeddings).
         tied: dict[str, str] = self.model.all_tied_weights_keys
         self.all_tied_weights_keys = {f"model.{copy}": f"model.{source}" for copy, source in tied.items()}
         self.freeze_parameters()
         self.train()  # a new module starts in training mode, where a frozen tower would use its dropout
+
+    def check_reading(self) -> None:
+        """See [`~hf_ecgtext.encoders.text_checks.check_text_model`]; to be repeated after `from_pretrained`."""
+        check_text_model(self.model, self.pooling)
 
     def freeze_parameters(self) -> None:
         """Take the gradient from what is frozen; to be repeated after `from_pretrained`, which makes new parameters.
@@ -81,8 +109,11 @@ class TextTower(nn.Module):
                 raise ValueError(
                     f"num_frozen_text_layers is {self.num_frozen_layers}; the tower has {len(layers)} layers."
                 )
-            self.model.get_input_embeddings().requires_grad_(False)
-            if hasattr(self.model, "embeddings"):
+            in_layers = {module for layer in layers for module in layer.modules()}
+            for module in self.model.modules():  # GPT-2's positions are not among its input embeddings
+                if isinstance(module, nn.Embedding) and module not in in_layers:
+                    module.requires_grad_(False)
+            if hasattr(self.model, "embeddings"):  # with their norm
                 self.model.embeddings.requires_grad_(False)
             for layer in layers[: self.num_frozen_layers]:
                 layer.requires_grad_(False)
@@ -95,24 +126,28 @@ class TextTower(nn.Module):
         """Encode and pool.
 
         Args:
-            input_ids (`torch.Tensor` of shape `(batch, num_tokens)`): Tokens.
+            input_ids (`torch.Tensor` of shape `(batch, num_tokens)`): Tokens, padded on the right.
             attention_mask (`torch.Tensor` of shape `(batch, num_tokens)`, *optional*): 1 for real tokens.
 
         Returns:
             `last_hidden_state` `(batch, num_tokens, hidden_size)`; `pooler_output` `(batch, hidden_size)` is pooled as
             `pooling` says.
+
+        Raises:
+            ValueError: If a row begins with padding.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        check_padding_side(attention_mask)
         attended = torch.ones_like(attention_mask) if self.attend_padding else attention_mask
-        output = self.model(input_ids=input_ids, attention_mask=attended)
+        output = self.model(input_ids=input_ids, attention_mask=attended, **self._options)
         tokens = output.last_hidden_state
         pooled = output.pooler_output if self.pooling == "pooler" else pool_tokens(tokens, attention_mask, self.pooling)
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled)
 
 
-def pool_tokens(hidden: Tensor, attention_mask: Tensor, pooling: Literal["cls", "mean"]) -> Tensor:
-    """The first token (`"cls"`), or the mean over tokens that are not padding (`"mean"`).
+def pool_tokens(hidden: Tensor, attention_mask: Tensor, pooling: Literal["cls", "mean", "last"]) -> Tensor:
+    """The first token (`"cls"`), the last one that is not padding (`"last"`), or the mean over these (`"mean"`).
 
     Args:
         hidden (`torch.Tensor` of shape `(batch, num_tokens, hidden_size)`): Last layer.
@@ -123,6 +158,10 @@ def pool_tokens(hidden: Tensor, attention_mask: Tensor, pooling: Literal["cls", 
     """
     if pooling == "cls":
         return hidden[:, 0]
+    if pooling == "last":
+        places = torch.arange(hidden.shape[1], device=hidden.device)
+        last = torch.where(attention_mask.bool(), places, 0).amax(dim=1)  # (batch,)
+        return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[-1])).squeeze(1)
     weights = attention_mask.to(hidden.dtype).unsqueeze(-1)
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0)
 
@@ -148,7 +187,9 @@ def load_text_model(
         seed (`int`): Of the random weights of `"tiny-bert"`.
 
     Raises:
-        CheckpointError: If the encoder's weights are incomplete, or the package is not installed.
+        CheckpointError: If the encoder's weights are incomplete, the tokenizer gives tokens that the encoder does not
+            know, or the package is not installed.
+        ValueError: As [`TextTower`].
     """
     if name_or_path == TINY_BERT:
         tokenizer = tiny_bert_tokenizer()
@@ -170,7 +211,10 @@ def load_text_model(
     if missing:
         hint = " It has no trained pooler; use text_pooling='mean' or 'cls'." if "pooler" in missing[0] else ""
         raise CheckpointError(f"The text encoder '{name_or_path}' lacks weights: {missing[:5]}.{hint}")
-    return model, AutoTokenizer.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    check_vocabulary(name_or_path, model, tokenizer)
+    check_text_model(model, pooling)
+    return model, tokenizer
 
 
 def tiny_bert_tokenizer() -> PreTrainedTokenizerBase:
@@ -205,7 +249,15 @@ def _minilm_folder() -> str:
 
 def _auto_class(config: PreTrainedConfig) -> Any:
     """`AutoModelForTextEncoding` knows encoders without decoders (T5); `AutoModel` knows all the others."""
-    return AutoModelForTextEncoding if type(config) in AutoModelForTextEncoding._model_mapping else AutoModel
+    if type(config) in AutoModelForTextEncoding._model_mapping:
+        return AutoModelForTextEncoding
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"'{config.model_type}' is an encoder with a decoder, whose output would be read instead of the encoder's. "
+            "Set text_model to an encoder such as BERT's or RoBERTa's family, to T5 (its encoder is used alone), or to "
+            "a decoder alone."
+        )
+    return AutoModel
 
 
 def _pooler_option(config: PreTrainedConfig, pooling: TextPooling) -> dict[str, bool]:
@@ -213,7 +265,9 @@ def _pooler_option(config: PreTrainedConfig, pooling: TextPooling) -> dict[str, 
     model_class = _auto_class(config)._model_mapping[type(config)]
     accepts = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
     if pooling == "pooler" and not accepts:
-        raise ValueError(f"{model_class.__name__} has no pooler; use text_pooling='cls' or 'mean'.")
+        raise ValueError(
+            f"{model_class.__name__} has no pooler; use text_pooling='cls' or 'mean', or 'last' where it is causal."
+        )
     return {"add_pooling_layer": pooling == "pooler"} if accepts else {}
 
 

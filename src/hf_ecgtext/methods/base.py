@@ -33,7 +33,7 @@ class EcgTextConfig(EcgConfig):
         ecg_config (`PreTrainedConfig` or `dict`): Config of the ECG encoder; MERL's ResNet18 by default.
         text_config (`PreTrainedConfig` or `dict`): Config of the text encoder; BERT-base by default.
         projection_dim (`int`): Width of the shared space.
-        text_pooling (`"cls"`, `"mean"` or `"pooler"`): How the text encoder's tokens become one vector.
+        text_pooling (`"cls"`, `"mean"`, `"pooler"` or `"last"`): How the text encoder's tokens become one vector.
         freeze_text (`bool`): Freeze the whole text encoder.
         num_frozen_text_layers (`int`): With `freeze_text=False`, freeze the embeddings and this many layers.
         text_dropout (`bool`): Keep a frozen encoder's dropout active in training. It rules out the text cache.
@@ -154,6 +154,7 @@ class EcgTextModel(EcgPreTrainedModel):
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if kwargs.get("output_loading_info") else loaded
         model.text_tower.freeze_parameters()
+        model.text_tower.check_reading()
         return loaded
 
     @classmethod

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_ecgtext.encoders.text_checks import check_vocabulary as check_vocabulary
 from hf_ecgtext.errors import CheckpointError
 from hf_ecgtext.leads import MIMIC_LEADS, STANDARD_LEADS
 

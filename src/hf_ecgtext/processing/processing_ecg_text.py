@@ -20,6 +20,7 @@ from hf_ecgtext.processing.settings import (
     reject_unknown_settings,
     setting_names,
 )
+from hf_ecgtext.processing.tokenizing import prepare_tokenizer, tokenize
 
 if TYPE_CHECKING:
     import os
@@ -37,7 +38,9 @@ class EcgTextProcessor(ProcessorMixin):
 
     Args:
         feature_extractor (`EcgFeatureExtractor`): Prepares recordings.
-        tokenizer (`PreTrainedTokenizerBase`): Of the text tower.
+        tokenizer (`PreTrainedTokenizerBase`): Of the text tower. One that pads or cuts on the left, or cannot pad, is
+            replaced by a copy that pads and cuts on the right
+            ([`~hf_ecgtext.processing.tokenizing.prepare_tokenizer`]).
         max_length (`int`, *optional*): Tokens that the text tower reads, special tokens included; the tokenizer's
             `model_max_length` if left out.
         report_cleaning (`str`): Key of `hf_ecgtext.processing.REPORT_CLEANERS`.
@@ -47,7 +50,8 @@ class EcgTextProcessor(ProcessorMixin):
 
     Raises:
         TypeError: If a setting is of the wrong type.
-        ValueError: If a setting's value is impossible, or neither `max_length` nor the tokenizer knows a limit.
+        ValueError: If a setting's value is impossible, neither `max_length` nor the tokenizer knows a limit, or the
+            tokenizer has nothing to pad with.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class EcgTextProcessor(ProcessorMixin):
         empty_report: str = "raise",
         long_text: str = "truncate",
     ):
+        tokenizer = prepare_tokenizer(tokenizer)
         super().__init__(feature_extractor, tokenizer)
         self.max_length = None if max_length is None else check_positive_integer("max_length", max_length)
         self.report_cleaning = check_choice("report_cleaning", report_cleaning, tuple(REPORT_CLEANERS))
@@ -151,7 +156,8 @@ class EcgTextProcessor(ProcessorMixin):
             `attention_mask`, both int64 of shape `(num_texts, sequence_length)`, if `text` is.
 
         Raises:
-            RecordError: If a recording cannot be used, or a report is empty or too long and the settings refuse it.
+            RecordError: If a recording cannot be used, a report is empty or too long and the settings refuse it, or a
+                text has no token at all.
             TypeError: If `ecg` or `text` has an unusable type.
             ValueError: If neither `ecg` nor `text` is given, or an argument is impossible.
         """
@@ -185,15 +191,10 @@ class EcgTextProcessor(ProcessorMixin):
                         'Drop the record, or set empty_report="keep".',
                     )
         max_length = self.tokenizer.model_max_length if self.max_length is None else self.max_length
-        encoded = self.tokenizer(
-            cleaned,
-            padding=padding,
-            truncation=True,
-            max_length=max_length,
-            return_attention_mask=True,
-            return_token_type_ids=False,
-        )
+        encoded = tokenize(self.tokenizer, cleaned, max_length, padding)
         for name, text, attention in zip(names, cleaned, encoded["attention_mask"], strict=True):
+            if not any(attention):  # an empty text, and a tokenizer that adds nothing of its own
+                raise RecordError(name, "the text has no token, so that nothing can be encoded.", "Drop the record.")
             if sum(attention) >= max_length:  # only these can have been cut
                 self._handle_long_text(name, text, max_length)
         return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import has_compiled_regions, is_compiled_module
 from torch import Tensor, nn
@@ -92,7 +93,7 @@ def backward_in_chunks(
 
 
 def split_batch(inputs: Mapping[str, Any], chunk_size: int) -> list[dict[str, Any]]:
-    """Cut every tensor of a batch along its first dimension; what is no tensor, or has no dimension, stays whole.
+    """Cut every tensor or array of a batch along its first dimension; anything else, or without one, stays whole.
 
     Args:
         inputs (`Mapping[str, Any]`): Of `forward`; `ecg_values` tells the size of the batch.
@@ -103,14 +104,14 @@ def split_batch(inputs: Mapping[str, Any], chunk_size: int) -> list[dict[str, An
     """
     batch_size = len(inputs["ecg_values"])
     for name, value in inputs.items():
-        if isinstance(value, Tensor) and value.ndim and len(value) != batch_size:
+        if isinstance(value, Tensor | np.ndarray) and value.ndim and len(value) != batch_size:
             raise ValueError(
                 f"Gradient caching cannot cut '{name}' of shape {tuple(value.shape)} into chunks: the batch has "
                 f"{batch_size} records. Give it the batch as its first dimension, or unset grad_cache_chunk_size."
             )
     return [
         {
-            name: value[start : start + chunk_size] if isinstance(value, Tensor) and value.ndim else value
+            name: value[start : start + chunk_size] if isinstance(value, Tensor | np.ndarray) and value.ndim else value
             for name, value in inputs.items()
         }
         for start in range(0, batch_size, chunk_size)

@@ -13,10 +13,11 @@ from tqdm.auto import tqdm
 
 from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.data.negative_sampling import NegativeKind, NegativeSampler, distinct_reports, import_faiss
-from hf_ecgtext.encoders.text import load_text_model
+from hf_ecgtext.encoders.text import load_text_model, text_max_length
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.processing import REPORT_CLEANERS
+from hf_ecgtext.processing.tokenizing import prepare_tokenizer, tokenize
 from hf_ecgtext.training.arguments import EcgTextTrainingArguments
 
 MAX_LENGTH = 256  # tokens; as released
@@ -33,7 +34,7 @@ def embed_reports(
     """Mean of a text encoder's last layer over the real tokens of each report, L2-normalised.
 
     Args:
-        reports (`Sequence[str]`): Cleaned reports; beyond 256 tokens nothing is read.
+        reports (`Sequence[str]`): Cleaned reports; beyond 256 tokens, or what the encoder reads, nothing is read.
         name_or_path (`str`): What [`~hf_ecgtext.encoders.text.load_text_model`] takes.
         batch_size (`int`): Reports per forward pass.
         device (`torch.device` or `str`): Where to run the encoder.
@@ -43,6 +44,7 @@ def embed_reports(
         `np.ndarray` of shape `(num_reports, hidden_size)`.
 
     Raises:
+        RecordError: If the tokenizer makes nothing of a report.
         ValueError: If the encoder cannot be loaded.
 
     Source: C-MELT's release (`n3s.py`): Flan-T5-small. Deviation: the release averages over padding too while
@@ -56,15 +58,19 @@ def embed_reports(
             f"'minilm', which needs no download. The cause: {error}"
         ) from error
     model.eval().to(device)
-    max_length = min(MAX_LENGTH, tokenizer.model_max_length)
+    tokenizer = prepare_tokenizer(tokenizer)
+    max_length = min(MAX_LENGTH, tokenizer.model_max_length, text_max_length(model.config) or MAX_LENGTH)
     order = sorted(range(len(reports)), key=lambda row: len(reports[row]))  # so that little is padded
     embeddings = np.empty((len(reports), model.config.hidden_size), dtype=np.float32)
     starts = range(0, len(order), batch_size)
     for start in tqdm(starts, desc="Embedding distinct reports", unit="batch", disable=not show_progress):
         rows = order[start : start + batch_size]
-        texts = [reports[row] for row in rows]
-        tokens = tokenizer(texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt").to(device)
+        tokens = tokenize(tokenizer, [reports[row] for row in rows], max_length).convert_to_tensors("pt").to(device)
         mask = tokens["attention_mask"]
+        for row, has_token in zip(rows, mask.any(dim=1).tolist(), strict=True):
+            if not has_token:
+                name = textwrap.shorten(reports[row], 60)
+                raise RecordError(name, f"'{name_or_path}' makes no token of this report.", "Drop the record.")
         hidden = model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
         sums = (hidden * mask.unsqueeze(-1)).sum(dim=1)  # its length is left to the normalisation
         embeddings[rows] = torch.nn.functional.normalize(sums, dim=-1).cpu().numpy()

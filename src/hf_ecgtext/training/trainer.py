@@ -16,6 +16,7 @@ from hf_ecgtext.data.tasks import EcgRows
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.methods.distributed import synchronise_batch_norm
 from hf_ecgtext.training.arguments import EcgTextTrainingArguments
+from hf_ecgtext.training.free_memory import least_free_memory
 from hf_ecgtext.training.gradient_cache import backward_in_chunks, check_no_batch_norm
 from hf_ecgtext.training.negatives import build_negative_sampler
 from hf_ecgtext.training.resumable_trainer import ResumableTrainer
@@ -136,18 +137,23 @@ class EcgTextTrainer(ResumableTrainer):
                 logger.info("%s cannot list its reports beforehand; the text tower runs live.", type(dataset).__name__)
                 return
             reports.update(dataset.unique_reports())
+        self.text_cache = None  # an earlier one would take room twice
+        dtype = self.args.text_cache_dtype
         self.text_cache = TextCache.build(
             self.model,
             self.processing_class,
             reports,
             batch_size=self.args.text_cache_batch_size,
-            dtype=getattr(torch, self.args.text_cache_dtype),
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            location=self.args.text_cache_location,
+            device=self.args.device,
+            measure=least_free_memory,
             show_progress=not self.args.disable_tqdm and self.is_world_process_zero(),
         )
         if isinstance(self.data_collator, EcgTextCollator):
             self.data_collator.report_ids = self.text_cache.report_ids
             self.data_collator.token_spans = self.text_cache.token_spans
-        logger.info("Text cache: %d distinct reports.", len(self.text_cache))
+            self.data_collator.ids_on_host = self.text_cache.on_host
 
     def _prepare_negatives(self) -> None:
         self.data_collator.negatives = build_negative_sampler(
