@@ -16,6 +16,7 @@ from make_mimic import write_mimic_tree, write_waveform
 from prepared_folder import records_of, write_prepared
 from reading_fixtures import random_adc, write_record
 
+from hf_ecgtext.cli import main
 from hf_ecgtext.data.bad_records import for_validation_in_training
 from hf_ecgtext.data.identification import identification_data
 from hf_ecgtext.data.opening import open_data, open_source, source_class, source_names
@@ -295,7 +296,6 @@ def test_a_damaged_file_of_ptb_xl_is_named_in_the_same_way(tmp_path):
 
 # Prepared folders of earlier versions
 
-
 BAD = (3, 70, 149)
 
 
@@ -359,13 +359,13 @@ def test_columns_fit_the_records_that_are_read_and_the_ledger_lists_those_that_a
 def test_only_training_records_of_a_prepared_folder_may_be_replaced(opened):
     data = opened(bad_records="replace")
     assert [data.split(split).bad_records for split in ("train", "validation", "test")] == ["replace", "raise", "raise"]
-    with pytest.raises(ValueError, match='bad_records must be "raise" or "replace", not \'skip\'.*prepare'):
+    with pytest.raises(ValueError, match=r"must be \"raise\" or \"replace\", not 'skip'.*prepare"):
         opened(bad_records="skip")
 
 
 def test_a_folder_without_any_signal_is_not_searched_forever(tmp_path, monkeypatch):
     folder = write_old(tmp_path / "old", monkeypatch, "train", tuple(range(150)))
-    with pytest.raises(RecordError, match="100 other records .* Prepare the data again from a complete download"):
+    with pytest.raises(RecordError, match=r"100 other records .* Prepare the data again from a complete download"):
         ParquetEcgDataset(folder, "train", bad_records="replace")[5]
 
 
@@ -399,3 +399,57 @@ class ReplacingRows:
 def test_persons_are_not_told_apart_by_records_that_may_be_somebody_elses(opened):
     with pytest.raises(ValueError, match=r"opened with bad_records=replace: another person's record"):
         identification_data(opened(bad_records="replace"))
+
+
+# On the command line
+
+
+@pytest.fixture
+def train_command(tmp_path, capsys, caplog):
+    """Runs `hf-ecgtext train` for one epoch or more and returns exit code, standard error and what was logged."""
+
+    def run(*options: object) -> tuple[int, str, str]:
+        caplog.clear()
+        settings = ["training.max_steps=6", "training.per_device_train_batch_size=32", "training.logging_steps=1"]
+        settings += ["training.disable_tqdm=true", "training.eval_strategy=epoch", "training.save_strategy=no"]
+        command = ["train", "--method", "etp", "--recipe", "debug", "--no-zero-shot", "--set", *settings]
+        code = main([*command, "--output-dir", str(tmp_path / "out"), *map(str, options)])
+        return code, capsys.readouterr().err, caplog.text
+
+    return run
+
+
+def test_training_on_an_old_folder_stops_with_the_name_of_the_record_or_goes_on(old_folder, train_command):
+    name = open_data(str(old_folder)).train.column("record_id")[3]
+    code, errors, _ = train_command("--data", old_folder)
+    assert code == 1
+    assert NO_SIGNAL in errors
+    assert "bad_records=replace" in errors
+    code, errors, log = train_command("--data", old_folder, "--data-set", "bad_records=replace")
+    assert code == 0, errors
+    assert f"'{name}': {NO_SIGNAL}" in log
+
+
+def test_training_on_a_download_replaces_empty_records_of_training_and_validation(tmp_path, train_command):
+    studies = write_mimic_tree(tmp_path / "tree", 300, num_samples=1000, short_reports=0.0)
+    for study in studies[::9]:
+        write_waveform(tmp_path / "tree", study, empty(1000))
+    options = ["--data", "mimic_iv_ecg", "--data-dir", tmp_path / "tree"]
+    settings = ["validation_fraction=0.4", "test_fraction=0"]
+    assert len(open_data("mimic_iv_ecg", tmp_path / "tree", validation_fraction=0.4, test_fraction=0).validation) > 32
+    code, errors, _ = train_command(*options, "--data-set", *settings)
+    assert code == 1
+    assert NO_SIGNAL in errors
+    code, errors, log = train_command(*options, "--data-set", *settings, "bad_records=replace")
+    assert code == 0, errors
+    assert log.count(NO_SIGNAL) > 20
+
+
+def test_evaluating_on_an_old_folder_names_the_record(tmp_path, monkeypatch, merl_folder, caplog):
+    folder = write_old(tmp_path / "old", monkeypatch, "test", (5,))
+    name = open_data(str(folder)).test.column("record_id")[5]
+    for settings in ([], ["--data-set", "bad_records=replace"]):
+        caplog.clear()
+        command = ["evaluate", "--model", str(merl_folder), "--data", str(folder), *settings]
+        assert main([*command, "--out", str(tmp_path / "out")]) == 1
+        assert f"Record '{name}': {NO_SIGNAL}" in caplog.text
