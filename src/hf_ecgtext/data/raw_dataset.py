@@ -114,9 +114,14 @@ class RawEcgDataset(TorchDataset):
         """As `column`, but of the records that the tables name, also where others are read in their place."""
         return self.records.column(name).to_pylist() if name in self.records.column_names else self.column(name)
 
+    @property
+    def lists_reports(self) -> bool:
+        """Whether the download's tables hold the reports, so that no record must be read to know them."""
+        return "report" in self.records.column_names
+
     def unique_reports(self) -> list[str]:
         """The distinct reports in order of first appearance; records without a report are left out."""
-        if "report" in self.records.column_names:  # replaced or not, all reports are among them
+        if self.lists_reports:  # replaced or not, all reports are among them
             reports = pc.unique(self.records.column("report")).to_pylist()
         else:
             reports = list(dict.fromkeys(self.column("report")))
