@@ -193,6 +193,24 @@ def test_a_record_that_is_all_nan_is_refused(classifier, healthy):
         classifier(nothing, candidate_labels=LABELS)
 
 
+@pytest.mark.parametrize("nan_policy", ["interpolate", "zero", "raise"])
+def test_no_policy_for_gaps_makes_a_record_of_nothing(nan_policy, healthy):
+    extractor = EcgFeatureExtractor(sampling_rate_hz=100, nan_policy=nan_policy)
+    for nothing in (np.nan, np.inf):
+        record = replace(healthy, signal=np.full_like(healthy.signal, nothing))
+        with pytest.raises(RecordError, match=r"'p7': all samples of all leads are NaN or infinite\. Drop the record"):
+            extractor(record)
+
+
+def test_the_command_line_names_a_record_whose_samples_are_all_marked_as_missing(
+    command_line, merl_folder, healthy, tmp_path
+):
+    path = write_record(tmp_path, np.full_like(healthy.signal, -32.768))
+    code, output, errors = command_line("classify", path, "--model", merl_folder, "--labels", *LABELS)
+    assert (code, output) == (1, "")
+    assert errors.startswith("hf-ecgtext classify: Record 'p7': all samples of all leads are NaN or infinite.")
+
+
 @pytest.mark.parametrize("scaling", ["none", "minmax_record", "zscore_lead", "zscore_record"])
 def test_a_constant_record_is_named_in_a_warning_or_refused_whatever_the_scaling(scaling, healthy, caplog):
     flat = replace(healthy, signal=np.full_like(healthy.signal, 0.7))

@@ -216,6 +216,20 @@ def test_empty_and_infinite_tracings_are_skipped_by_row_and_missing_samples_stay
     assert np.isnan(row_to_record(results[2]).signal).sum() == 1
 
 
+def test_a_tracing_without_a_number_is_skipped_although_its_padding_is_zero(download, tmp_path):
+    shutil.copytree(download, tmp_path, dirs_exist_ok=True)
+    with h5py.File(tmp_path / "data" / "ecg_tracings.hdf5", "a") as file:
+        for row, kept in ((3, 0), (4, 1)):
+            changed = file["tracings"][row]
+            content = np.flatnonzero(changed.any(axis=1))
+            changed[content[kept] : content[-1] + 1] = np.nan
+            file["tracings"][row] = changed
+    source = CodeTest(LocalTree(tmp_path))
+    found = list(source.read(source.index().records.slice(3, 2).to_pylist()))
+    assert (found[0].record, found[0].problem) == ("003", "all samples of all leads are missing.")
+    assert np.isfinite(row_to_record(found[1]).signal).any()
+
+
 def test_missing_tracings_are_named_with_their_address(tables):
     with pytest.raises(FileNotFoundError, match=r"no 'ecg_tracings.hdf5' in .*zenodo.org/records/3765780"):
         CodeTest(LocalTree(tables)).index()

@@ -137,6 +137,36 @@ def test_a_record_that_needs_the_cpu_travels_as_float_and_keeps_its_place(what, 
     assert notices == [entry.getMessage() for entry in caplog.records], "every warning of the CPU, and no other"
 
 
+@pytest.mark.parametrize("pad", [200, 150])
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_flat_and_partly_missing_records_give_finite_numbers_on_both_ways(scaling, pad):
+    whole = stored(9, num_samples=pad)
+    lead = np.arange(12)[:, None]
+    changed = {
+        "nothing but zeros": np.zeros_like(whole.samples),
+        "nothing but one value": np.full_like(whole.samples, -32767),
+        "one value, and one lead missing": np.where(lead == 6, INVALID_SAMPLE, 5),
+        "one value, and one sample of another": np.where((lead == 6) & (np.arange(pad) == 3), 6, 5),
+        "one valid sample": np.where((lead == 6) & (np.arange(pad) == 3), 6, INVALID_SAMPLE),
+        "no valid sample in one lead": np.where(lead == 6, INVALID_SAMPLE, whole.samples),
+    }
+    records = [
+        replace(whole, samples=np.broadcast_to(samples, (12, pad)).astype(np.int16), record_id=name)
+        for name, samples in changed.items()
+    ]
+    extractor = extractor_of(scaling=scaling)
+    # Among so many whole records, the others travel as floats beside the integers.
+    packed = extractor.pack([*(stored(seed) for seed in range(len(records) + 1)), *records])
+    assert "ecg_adc" in packed
+    for features in (extractor(records, return_tensors="pt"), extractor.unpack(packed)):
+        assert features["ecg_values"].isfinite().all()
+        masks = features["lead_mask"][-len(records) :]
+        present = dict(zip(changed, masks.sum(dim=-1).tolist(), strict=True))
+        assert present["one valid sample"] == 1
+        assert present["no valid sample in one lead"] == present["one value, and one lead missing"] == 11
+        assert present["nothing but zeros"] == 12
+
+
 def test_a_batch_with_as_many_floats_as_integers_is_prepared_on_the_cpu():
     extractor = extractor_of()
     records = [stored(0), stored(1).to_record()]

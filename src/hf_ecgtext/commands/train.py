@@ -19,6 +19,7 @@ from hf_ecgtext.commands.options import (
     explain_settings,
     parse_settings,
 )
+from hf_ecgtext.data.bad_records import for_validation_in_training
 from hf_ecgtext.data.ledger import TRAINING_SPLIT, TrainingLedger
 from hf_ecgtext.data.opening import data_name, open_data
 from hf_ecgtext.data.tasks import EcgData
@@ -80,12 +81,14 @@ def run(arguments: argparse.Namespace) -> None:
         ):
             data_options = {**recipe.data_options(name), **data_settings}
             data = open_data(arguments.data, arguments.data_dir, **data_options)
+        # Not by `data.split` where it is never evaluated: a data set may have no validation split.
+        validation = data.split("validation") if training_arguments.eval_strategy != "no" else data.validation
         trainer = EcgTextTrainer(
             model=model,
             args=training_arguments,
             processor=processor,
             train_dataset=data.split("train"),
-            eval_dataset=data.split("validation") if training_arguments.eval_strategy != "no" else data.validation,
+            eval_dataset=for_validation_in_training(validation, data.train),
             ledger=TrainingLedger.of_splits(
                 data.name, data.revision, {TRAINING_SPLIT: data.train, "validation": data.validation}
             ),

@@ -120,6 +120,11 @@ def identification_data(
         rows: EcgRows | None = getattr(data, name)
         if rows is None:
             continue
+        if (policy := getattr(rows, "bad_records", "raise")) != "raise":
+            raise ValueError(
+                f"{data.name} was opened with bad_records={policy}: another person's record could be read in place of "
+                "one that cannot be. Open it without, or prepare it, which skips such records."
+            )
         columns = [rows.column(column) for column in ("patient_id", "sampling_rate_hz", "num_samples")]
         described = zip(record_keys(data.name, rows), patient_keys(data.name, rows), *columns, strict=True)
         for place, (key, patient_key, patient, rate_hz, num_samples) in enumerate(described):

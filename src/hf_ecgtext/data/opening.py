@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from hf_ecgtext.data import sources
+from hf_ecgtext.data.bad_records import BadRecords
 from hf_ecgtext.data.files import open_tree
 from hf_ecgtext.data.manifest import Manifest
 from hf_ecgtext.data.parquet_dataset import ParquetEcgDataset, is_address, is_prepared_location, read_manifest_at
@@ -96,7 +97,8 @@ def open_data(
         streaming (`bool`, *optional*): Whether records are read from where they are, in constant memory. `False`
             makes an Arrow cache of prepared data first. Only PTB-XL's original download is cached unless asked.
         options: Of the source. For prepared data, they must be those it was prepared with. `bad_records="replace"`
-            gives another training record in place of one of the original download that cannot be read.
+            gives another training record in place of one of the original download that cannot be read, or of one
+            without a valid sample, which earlier versions prepared; PTB-XL's cache has `bad_records="skip"`.
 
     Raises:
         ValueError: If there is no such data, it takes no such option, or was prepared with another one.
@@ -142,11 +144,16 @@ def _prepared_place(data: str) -> str:
 
 def _open_prepared(place: str, streaming: bool, options: Mapping[str, Any]) -> EcgData:
     manifest = read_manifest_at(place)
+    policy, options = _take_policy(options)
     _check_options(manifest, place, options)
     present = [split for split in SPLITS if manifest.splits.get(split)]
-    splits: dict[str, EcgRows] = {split: ParquetEcgDataset(place, split, manifest=manifest) for split in present}
-    if not streaming:
-        splits = _cached(place, manifest, present)
+    splits: dict[str, EcgRows]
+    if streaming:
+        splits = {
+            split: ParquetEcgDataset(place, split, manifest=manifest, bad_records=policy[split]) for split in present
+        }
+    else:
+        splits = _cached(place, manifest, present, policy)
     counts = {split: len(splits[split]) for split in present}
     return EcgData(
         name=manifest.name,
@@ -158,13 +165,20 @@ def _open_prepared(place: str, streaming: bool, options: Mapping[str, Any]) -> E
     )
 
 
-def _cached(place: str, manifest: Manifest, splits: list[str]) -> dict[str, EcgRows]:
+def _take_policy(options: Mapping[str, Any]) -> tuple[dict[str, BadRecords], dict[str, Any]]:
+    """What each split does about bad records, and the options that are the source's own."""
+    rest = dict(options)
+    # Labels are read apart from the signals, so only training may see one record in place of another.
+    return {**dict.fromkeys(SPLITS, "raise"), "train": rest.pop("bad_records", "raise")}, rest
+
+
+def _cached(place: str, manifest: Manifest, splits: list[str], policy: Mapping[str, BadRecords]) -> dict[str, EcgRows]:
     from datasets import load_dataset
 
     root = place if is_address(place) else str(Path(place).absolute())
     files = {split: [f"{root.rstrip('/')}/{shard.file}" for shard in manifest.splits[split]] for split in splits}
     cached = load_dataset("parquet", data_files=files)
-    return {split: EcgDataset(cached[split]) for split in splits}
+    return {split: EcgDataset(cached[split], bad_records=policy[split]) for split in splits}
 
 
 def _check_options(manifest: Manifest, place: str, options: Mapping[str, Any]) -> None:
@@ -184,16 +198,14 @@ def _check_options(manifest: Manifest, place: str, options: Mapping[str, Any]) -
 
 
 def _open_download(name: str, location: str | Path, options: Mapping[str, Any]) -> EcgData:
-    bad_records = options.get("bad_records", "raise")
-    given = {option: value for option, value in options.items() if option != "bad_records"}
-    source = open_source(name, location, **given)
+    policy, options = _take_policy(options)
+    source = open_source(name, location, **options)
     records = source.index().records.combine_chunks()
     splits: dict[str, EcgRows] = {}
     for split in SPLITS:
         rows = records.filter(pc.equal(records.column("split"), split))
         if rows.num_rows:
-            # Labels are read apart from the signals, so only training may see one record in place of another.
-            splits[split] = RawEcgDataset(source, rows, bad_records=bad_records if split == "train" else "raise")
+            splits[split] = RawEcgDataset(source, rows, bad_records=policy[split])
     if not splits:
         raise FileNotFoundError(f"'{location}' holds no record of {name}.")
     counts = {split: len(rows) for split, rows in splits.items()}

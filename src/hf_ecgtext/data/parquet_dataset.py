@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
-from torch.utils.data import Dataset as TorchDataset
 
+from hf_ecgtext.data.bad_records import BadRecords
 from hf_ecgtext.data.block_order import DEFAULT_WINDOW
 from hf_ecgtext.data.manifest import MANIFEST_FILE, ROWS_PER_GROUP, Manifest, Shard, is_prepared, read_manifest
 from hf_ecgtext.data.storage import ECG_FEATURES, decode_table, row_to_stored
 from hf_ecgtext.data.stored import StoredEcg
+from hf_ecgtext.data.stored_rows import StoredRows
 from hf_ecgtext.errors import RecordError
 
 _OPEN_SHARDS = 16
@@ -64,7 +65,7 @@ def row_group_sizes(num_records: int) -> list[int]:
     return [ROWS_PER_GROUP] * full + [rest] * (rest > 0)
 
 
-class ParquetEcgDataset(TorchDataset):
+class ParquetEcgDataset(StoredRows):
     """One split of a prepared dataset, map-style.
 
     Items are dicts of `"ecg"` ([`~hf_ecgtext.data.stored.StoredEcg`]) and `"index"` (`int`, the position). A whole row
@@ -76,10 +77,12 @@ class ParquetEcgDataset(TorchDataset):
         split (`str`): One of its splits.
         manifest ([`~hf_ecgtext.data.manifest.Manifest`], *optional*): Its manifest, if that has been read already.
         cache_records (`int`): More than the window of the order, by two row groups.
+        bad_records (`"raise"` or `"replace"`): What to do about a record without one valid sample, which `prepare`
+            skips now but did not always.
 
     Raises:
         FileNotFoundError: If there is no finished prepared dataset.
-        ValueError: If there is no such split.
+        ValueError: If there is no such split, or no such policy.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class ParquetEcgDataset(TorchDataset):
         *,
         manifest: Manifest | None = None,
         cache_records: int = DEFAULT_WINDOW + 2 * ROWS_PER_GROUP,
+        bad_records: BadRecords = "raise",
     ):
         manifest = read_manifest_at(location) if manifest is None else manifest
         if not manifest.splits.get(split):
@@ -106,6 +110,7 @@ class ParquetEcgDataset(TorchDataset):
             self._place.extend((number, group) for group in range(len(sizes)))
             self.block_sizes.extend(sizes)
         self._starts = np.append(0, np.cumsum(self.block_sizes))
+        self.set_bad_records(bad_records)
         self._forget()
 
     def _forget(self) -> None:
@@ -128,28 +133,23 @@ class ParquetEcgDataset(TorchDataset):
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Iterable[int]) -> list[dict[str, Any]]:
-        """All items of a batch, each row group looked up once; `DataLoader` calls this instead of `__getitem__`.
+    def read_stored(self, positions: Sequence[int]) -> list[StoredEcg]:
+        """See [`StoredRows`]; each row group is looked up once.
 
         Raises:
-            IndexError: If an index is out of range.
             OSError: If a shard is missing or damaged; the message names it.
         """
-        positions = checked_positions(indices, len(self))
         blocks = np.searchsorted(self._starts, positions, side="right") - 1
         # In the order of the batch: where it is the end of one window and the beginning of the next, the row groups of
         # the first are in memory still.
         rows = {block: self._rows(block) for block in dict.fromkeys(blocks.tolist())}
         return [
-            {"ecg": rows[block][position - int(self._starts[block])], "index": position}
+            rows[block][position - int(self._starts[block])]
             for position, block in zip(positions, blocks.tolist(), strict=True)
         ]
 
-    def column(self, name: str) -> list[Any]:
-        """All values of one column, in order, without reading the signals.
+    def index_column(self, name: str) -> list[Any]:
+        """See [`StoredRows`].
 
         Raises:
             KeyError: If there is no such column.
@@ -240,16 +240,3 @@ class ParquetEcgDataset(TorchDataset):
             f"The shard '{self.shards[shard].file}' in '{self.location}' is damaged ({told}). Copy it again, or "
             "prepare the data again."
         )
-
-
-def checked_positions(indices: Iterable[int], size: int) -> list[int]:
-    """Indices counted from the front.
-
-    Raises:
-        IndexError: If one is out of range.
-    """
-    positions = [int(index) for index in indices]
-    for position in positions:
-        if not -size <= position < size:
-            raise IndexError(f"There is no record {position}; the split has {size}.")
-    return [position % size for position in positions]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import blake2b
-from typing import Any, Literal, get_args
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -13,16 +13,19 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from torch.utils.data import Dataset as TorchDataset
 
+from hf_ecgtext.data.bad_records import BadRecordPolicy, BadRecords
 from hf_ecgtext.data.manifest import ROWS_PER_GROUP
-from hf_ecgtext.data.parquet_dataset import checked_positions
 from hf_ecgtext.data.sources.base import EcgSource
 from hf_ecgtext.data.storage import row_to_stored
+from hf_ecgtext.data.stored_rows import checked_positions
 from hf_ecgtext.errors import RecordError
 
 logger = logging.getLogger(__name__)
 
-BadRecords = Literal["raise", "replace"]
-_MOST_ATTEMPTS = 100
+_WAY_OUT = (
+    "Or run `hf-ecgtext prepare`, which skips and lists such records, or, for training records, set "
+    "bad_records=replace."
+)
 
 
 class RawEcgDataset(TorchDataset):
@@ -33,22 +36,33 @@ class RawEcgDataset(TorchDataset):
     Args:
         source ([`~hf_ecgtext.data.sources.base.EcgSource`]): The download.
         records (`pyarrow.Table`): The rows of its index that are in the split.
-        bad_records (`"raise"` or `"replace"`): What to do about a record that cannot be read. In its place,
-            `"replace"` gives another one of the split, always the same, and logs it.
+        bad_records (`"raise"` or `"replace"`): What to do about a record that cannot be read or has no valid sample. In
+            its place, `"replace"` gives another one of the split, always the same, and logs it.
 
     Raises:
         ValueError: If there are no records, or `bad_records` is unknown.
     """
 
     def __init__(self, source: EcgSource, records: pa.Table, *, bad_records: BadRecords = "raise"):
-        if bad_records not in get_args(BadRecords):
-            raise ValueError(f'bad_records must be "raise" or "replace", not {bad_records!r}.')
         if not records.num_rows:
             raise ValueError(f"'{source.files.location}' has no record for this split.")
         self.source = source
         self.records = records.combine_chunks()  # rows are taken by index, which is slow where there are many chunks
-        self.bad_records = bad_records
-        self._replaced: set[int] = set()
+        self._policy = self._policy_named(bad_records)
+
+    def _policy_named(self, name: BadRecords) -> BadRecordPolicy:
+        return BadRecordPolicy(name, len(self), way_out=_WAY_OUT, hopeless="Check that the download is complete.")
+
+    @property
+    def bad_records(self) -> BadRecords:
+        """`"raise"` or `"replace"`."""
+        return self._policy.name
+
+    def with_bad_records(self, bad_records: BadRecords) -> Self:
+        """The same rows under another policy."""
+        other = copy.copy(self)
+        other._policy = self._policy_named(bad_records)
+        return other
 
     @property
     def block_sizes(self) -> NDArray[np.int64]:
@@ -100,9 +114,14 @@ class RawEcgDataset(TorchDataset):
         """As `column`, but of the records that the tables name, also where others are read in their place."""
         return self.records.column(name).to_pylist() if name in self.records.column_names else self.column(name)
 
+    @property
+    def lists_reports(self) -> bool:
+        """Whether the download's tables hold the reports, so that no record must be read to know them."""
+        return "report" in self.records.column_names
+
     def unique_reports(self) -> list[str]:
         """The distinct reports in order of first appearance; records without a report are left out."""
-        if "report" in self.records.column_names:  # replaced or not, all reports are among them
+        if self.lists_reports:  # replaced or not, all reports are among them
             reports = pc.unique(self.records.column("report")).to_pylist()
         else:
             reports = list(dict.fromkeys(self.column("report")))
@@ -113,26 +132,5 @@ class RawEcgDataset(TorchDataset):
 
     def _usable(self, position: int, found: Mapping[str, Any] | RecordError) -> tuple[int, Mapping[str, Any]]:
         """The record's position and row, or those of the one in its place."""
-        if not isinstance(found, RecordError):
-            return position, found
-        if self.bad_records == "raise":
-            raise RecordError(
-                found.record,
-                found.problem,
-                f"{found.fix} Or run `hf-ecgtext prepare`, which skips and lists such records, or set "
-                "bad_records=replace.".strip(),
-            ) from found
-        for attempt in range(_MOST_ATTEMPTS):
-            key = f"{self.records['record_id'][position].as_py()}|{attempt}".encode()
-            other = int.from_bytes(blake2b(key, digest_size=8).digest(), "big") % len(self)
-            (row,) = self._read([other])
-            if not isinstance(row, RecordError):
-                if position not in self._replaced:
-                    self._replaced.add(position)
-                    logger.warning("%s In its place: record '%s'.", found, row["record_id"])
-                return other, row
-        raise RecordError(
-            found.record,
-            f"{found.problem} So were {_MOST_ATTEMPTS} other records that could have been read in its place",
-            "Check that the download is complete.",
-        ) from found
+        record_id = self.records["record_id"][position].as_py()
+        return self._policy.usable(position, record_id, found, lambda other: self._read([other])[0])

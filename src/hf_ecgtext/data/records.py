@@ -12,6 +12,21 @@ INVALID_SAMPLE = np.iinfo(np.int16).min
 """WFDB's mark for "no valid sample" in 16-bit signals; it becomes NaN."""
 
 
+def has_valid_sample(samples: NDArray[Any]) -> bool:
+    """Whether there is any sample that is not missing.
+
+    Args:
+        samples (`np.ndarray` of shape `(num_leads, num_samples)`): int16 with `INVALID_SAMPLE` for a missing sample, or
+            floating point with NaN; infinite values are no valid samples either.
+    """
+    if not samples.size:
+        return False
+    if samples.dtype.kind == "f":
+        # The first sample decides for nearly every record.
+        return bool(np.isfinite(samples[0, 0]) or np.isfinite(samples).any())
+    return bool(samples[0, 0] != INVALID_SAMPLE or samples.max() != INVALID_SAMPLE)
+
+
 @dataclass(frozen=True, eq=False)
 class EcgRecord:
     """One recording in physical units, with what its files say about it.

@@ -10,7 +10,7 @@ the speed of memory, ten to thirty times as fast as nested lists of numbers. Onl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 from datasets import Features, List, Value
 from numpy.typing import NDArray
-from torch.utils.data import Dataset as TorchDataset
 
+from hf_ecgtext.data.bad_records import BadRecords
 from hf_ecgtext.data.records import INVALID_SAMPLE, DigitalEcg, EcgRecord
 from hf_ecgtext.data.stored import StoredEcg
+from hf_ecgtext.data.stored_rows import StoredRows
 from hf_ecgtext.errors import RecordError
 
 if TYPE_CHECKING:
@@ -329,17 +330,18 @@ def iter_records(dataset: Dataset | IterableDataset) -> Iterator[EcgRecord]:
             yield row_to_record(row)
 
 
-class EcgDataset(TorchDataset):
+class EcgDataset(StoredRows):
     """A stored dataset as PyTorch's `DataLoader` wants it: items hold a `StoredEcg`, not yet decoded.
 
     Args:
         dataset (`datasets.Dataset`): With the columns of `ECG_FEATURES`; its format does not matter.
+        bad_records (`"raise"` or `"replace"`): What to do about a record without one valid sample.
 
     Each item is a dict of `"ecg"` (`StoredEcg`, which reads like an `EcgRecord`) and `"index"` (`int`, the position in
     `dataset`). Worker processes receive the path of the memory-mapped file, not the data.
     """
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: Dataset, *, bad_records: BadRecords = "raise"):
         absent = [name for name in ECG_FEATURES if name not in dataset.column_names]
         if absent:
             raise ValueError(
@@ -347,30 +349,17 @@ class EcgDataset(TorchDataset):
                 "`record_to_row` and `rows_to_table`."
             )
         self.dataset = dataset.with_format("arrow")
+        self.set_bad_records(bad_records)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.__getitems__([index])[0]
+    def read_stored(self, positions: Sequence[int]) -> list[StoredEcg]:
+        """See [`StoredRows`]; one look-up in Arrow."""
+        return [row_to_stored(row) for row in decode_table(self.dataset[list(positions)])] if positions else []
 
-    def __getitems__(self, indices: Iterable[int]) -> list[dict[str, Any]]:
-        """All items of a batch with one look-up in Arrow; `DataLoader` calls this instead of `__getitem__`."""
-        positions = [int(index) for index in indices]
-        if not positions:
-            return []
-        rows = decode_table(self.dataset[positions])
-        size = len(self)
-        return [
-            {"ecg": row_to_stored(row), "index": position % size} for position, row in zip(positions, rows, strict=True)
-        ]
-
-    def column(self, name: str) -> list[Any]:
-        """All values of one column, in order, without reading the signals.
-
-        Raises:
-            KeyError: If there is no such column.
-        """
+    def index_column(self, name: str) -> list[Any]:
+        """See [`StoredRows`]."""
         if name not in self.dataset.column_names:
             raise KeyError(f"No column '{name}'; there are {self.dataset.column_names}.")
         return self.dataset.select_columns([name])[:][name].to_pylist()
@@ -380,4 +369,4 @@ class EcgDataset(TorchDataset):
 
         A text encoder needs to see each only once: MIMIC-IV-ECG has 800,035 records and about 180,000 reports.
         """
-        return [report for report in dict.fromkeys(self.column("report")) if report is not None]
+        return [report for report in dict.fromkeys(self.index_column("report")) if report is not None]

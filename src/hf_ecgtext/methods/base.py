@@ -209,6 +209,11 @@ class EcgTextModel(EcgPreTrainedModel):
         """
 
     @property
+    def contrasts_records(self) -> bool:
+        """Whether the loss sets each record against the others of its batch, so that one alone teaches nothing."""
+        return True
+
+    @property
     @abstractmethod
     def logit_scale(self) -> float | Tensor:
         """What multiplies the similarity of an ECG and a text to give their logit."""

@@ -48,6 +48,10 @@ def repair_invalid_samples(
         if valid.all():
             continue
         if nan_policy == "raise":
+            if not np.isfinite(signals[record]).any():  # no policy can mend that
+                raise RecordError(
+                    record_ids[record], "all samples of all leads are NaN or infinite.", "Drop the record."
+                )
             raise RecordError(
                 record_ids[record],
                 f"lead {lead_names[lead]} has {np.count_nonzero(~valid)} NaN or infinite samples.",

@@ -16,6 +16,7 @@ from hf_ecgtext.data.tasks import EcgRows
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.methods.distributed import synchronise_batch_norm
 from hf_ecgtext.training.arguments import EcgTextTrainingArguments
+from hf_ecgtext.training.degenerate_batches import DegenerateBatchWatch, check_pairs, check_reports
 from hf_ecgtext.training.free_memory import least_free_memory
 from hf_ecgtext.training.gradient_cache import backward_in_chunks, check_no_batch_norm
 from hf_ecgtext.training.negatives import build_negative_sampler
@@ -49,8 +50,9 @@ class EcgTextTrainer(ResumableTrainer):
         kwargs: As in [`~transformers.Trainer`].
 
     Raises:
-        ValueError: If a split is smaller than one batch, one process would share its batches among several GPUs, or
-            gradient caching would change the gradients or cannot run.
+        ValueError: If a split is smaller than one batch, a batch would be a single pair where pairs are compared, one
+            process would share its batches among several GPUs, or gradient caching would change the gradients or
+            cannot run.
     """
 
     model: EcgTextModel
@@ -79,6 +81,9 @@ class EcgTextTrainer(ResumableTrainer):
             if args.do_eval:
                 for dataset in _as_list(eval_dataset):
                     _check_size("validation", dataset, (args.per_device_eval_batch_size or 1) * args.world_size)
+        check_pairs(model, args, train_dataset, args.per_device_train_batch_size)
+        for dataset in _as_list(eval_dataset) if args.do_eval else []:
+            check_pairs(model, args, dataset, args.per_device_eval_batch_size or 1, "validation")
         if args.grad_cache_chunk_size is not None and not args.grad_cache_batch_norm_per_chunk:
             check_no_batch_norm(model)
         if args.world_size > 1 and args.sync_batch_norm:
@@ -99,17 +104,27 @@ class EcgTextTrainer(ResumableTrainer):
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch, whatever is accumulated
         self.can_return_loss = True
         self.ledger = continued_ledger(ledger, model.name_or_path)
+        self.batch_watch = DegenerateBatchWatch(model)
         self.text_cache: TextCache | None = None
         self._term_sums: dict[bool, dict[str, Tensor]] = {True: {}, False: {}}  # by whether the model trains
         self._term_counts = {True: 0, False: 0}
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As usual; behind it, say so if the batches had nothing to learn from."""
+        output = super().train(*args, **kwargs)
+        if self.is_world_process_zero():
+            self.batch_watch.tell_of_batches(is_over=True)
+        return output
+
     def before_training(self) -> None:
         """Fill the text cache and find the negatives."""
+        check_reports(self.model, self.train_dataset, self.processing_class)
         if self.args.text_cache and self.model.can_cache_text:
             self._fill_text_cache()
         if self.args.negative_sampling is not None:
             self._prepare_negatives()
         self._term_sums[True], self._term_counts[True] = {}, 0  # of steps after the last log of an earlier call
+        self.batch_watch.restart()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load the weights, and go on with their ledger: a resumed run may have other data than its first part."""
@@ -124,11 +139,18 @@ class EcgTextTrainer(ResumableTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """As usual, or block by block where the dataset has `block_sizes`."""
+        check_pairs(self.model, self.args, self.train_dataset, self._train_batch_size)  # which may have been halved
         if not hasattr(self.train_dataset, "block_sizes"):
             return super().get_train_dataloader()
         order = block_order(self.train_dataset, self.args, self._train_batch_size)
         self.data_order.follow(order.settings, len(order), self.args.gradient_accumulation_steps)
         return block_loader(self.train_dataset, order, self.data_collator, self.args, self.accelerator.device)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """As usual; a batch of a single pair is refused where pairs are compared."""
+        loader = super().get_eval_dataloader(eval_dataset)
+        check_pairs(self.model, self.args, loader.dataset, self.args.eval_batch_size, "validation")
+        return loader
 
     def _fill_text_cache(self) -> None:
         reports: set[str] = set()
@@ -195,7 +217,10 @@ class EcgTextTrainer(ResumableTrainer):
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """As usual; integers that travelled packed become `ecg_values` here, on the device."""
         inputs = super()._prepare_inputs(inputs)
-        return self.data_collator.unpack(inputs) if isinstance(self.data_collator, EcgTextCollator) else inputs
+        inputs = self.data_collator.unpack(inputs) if isinstance(self.data_collator, EcgTextCollator) else inputs
+        if self.model.training:
+            self.batch_watch.see(inputs)
+        return inputs
 
     def _look_up_text(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return inputs if self.text_cache is None else self.text_cache.lookup(inputs)
@@ -234,8 +259,11 @@ class EcgTextTrainer(ResumableTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As usual, with the mean of every loss term since the last log beside the loss."""
         if "loss" in logs:
-            loss = logs.pop("loss")
-            logs = {"loss": loss, **self._pop_terms(training=True), **logs}
+            loss, terms = logs.pop("loss"), self._pop_terms(training=True)
+            logs = {"loss": loss, **terms, **logs}
+            if self.is_world_process_zero():
+                self.batch_watch.tell_of_batches()
+                self.batch_watch.look_at(terms, self._train_batch_size * self.args.world_size, self.state.global_step)
         super().log(logs, start_time)
 
     def _pop_terms(self, training: bool) -> dict[str, float]:

@@ -10,8 +10,10 @@ from typing import Any, ClassVar, NamedTuple
 import pyarrow as pa
 from datasets import Features
 
+from hf_ecgtext.data.bad_records import no_valid_sample
 from hf_ecgtext.data.files import FileTree
 from hf_ecgtext.data.reading import decode_digital
+from hf_ecgtext.data.records import has_valid_sample
 from hf_ecgtext.data.storage import samples_to_row
 from hf_ecgtext.data.tasks import LabelTask
 from hf_ecgtext.data.wfdb_header import WfdbHeader
@@ -117,7 +119,16 @@ class EcgSource(ABC):
         """
 
     def read(self, entries: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any] | RecordError]:
-        """The records of some rows of the index, in order: a row of the stored form, or why there is none."""
+        """The records of some rows of the index, in order: a row of the stored form, or why there is none.
+
+        There is none of a record without one valid sample, whatever the source. No source overrides this.
+        """
+        for entry, found in zip(entries, self.read_rows(entries), strict=True):
+            is_usable = isinstance(found, RecordError) or has_valid_sample(found["samples"])
+            yield found if is_usable else no_valid_sample(str(entry["record_id"]))
+
+    def read_rows(self, entries: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any] | RecordError]:
+        """As [`read`], but whatever the samples are: by [`files_of`] and [`decode`], or as a source knows better."""
         paths = [self.files_of(entry) for entry in entries]
         contents = self.files.read_many(dict.fromkeys(path for group in paths for path in group))
         for entry, group in zip(entries, paths, strict=True):

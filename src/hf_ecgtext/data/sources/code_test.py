@@ -25,8 +25,10 @@ import pyarrow as pa
 from datasets import Features, List, Value
 from numpy.typing import NDArray
 
+from hf_ecgtext.data.bad_records import no_valid_sample
 from hf_ecgtext.data.files import FileTree
 from hf_ecgtext.data.limb_lead_order import AUGMENTED_LEADS, augmented_lead_permutations
+from hf_ecgtext.data.records import has_valid_sample
 from hf_ecgtext.data.sources.base import EcgSource, SourceIndex
 from hf_ecgtext.data.sources.listing import only_file_named
 from hf_ecgtext.data.storage import ecg_features, samples_to_row
@@ -179,7 +181,7 @@ class CodeTest(EcgSource):
         """See [`EcgSource`]: the one file of all records."""
         return (str(entry["path"]),)
 
-    def read(self, entries: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any] | RecordError]:
+    def read_rows(self, entries: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any] | RecordError]:
         """See [`EcgSource`]; reads single rows of the one file, and never the whole."""
         if not entries:
             return
@@ -301,6 +303,8 @@ def _row(entry: Mapping[str, Any], dataset: Any) -> dict[str, Any]:
     content = np.flatnonzero((units != 0).any(axis=1))
     if not content.size:
         raise RecordError(record, "its tracing holds nothing but zeros.", _WHERE)
+    if not has_valid_sample(units[content[0] : content[-1] + 1]):  # the zeros around it are padding
+        raise no_valid_sample(record)
     millivolts = (units.T.astype(np.float64) / UNITS_PER_MV).astype(np.float32)
     return samples_to_row(
         np.ascontiguousarray(millivolts),

@@ -208,7 +208,8 @@ Train, validation and test are drawn by a hash of the subject: no subject is in 
     def decode(self, entry: Mapping[str, Any], contents: Mapping[str, bytes]) -> dict[str, Any]:
         """See [`~hf_ecgtext.data.sources.base.EcgSource`]."""
         row = super().decode(entry, contents)
-        if self.options["drop_nan"] and (num_missing := int((row["samples"] == INVALID_SAMPLE).sum())):
+        num_missing = int((row["samples"] == INVALID_SAMPLE).sum()) if self.options["drop_nan"] else 0
+        if 0 < num_missing < row["samples"].size:  # nobody wants those of which all are missing
             raise RecordError(
                 entry["record_id"],
                 f"{num_missing:,} of its samples are missing (NaN).",

@@ -16,6 +16,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 from datasets.builder import Key
+from datasets.exceptions import DatasetGenerationError
 
 from hf_ecgtext.data.sources.ptb_xl_download import (
     PtbXl,
@@ -30,6 +31,7 @@ from hf_ecgtext.data.sources.ptb_xl_source import PtbXlSource
 from hf_ecgtext.data.sources.ptb_xl_tables import CITATION, PTB_XL_FEATURES, read_statements
 from hf_ecgtext.data.storage import EcgDataset
 from hf_ecgtext.data.tasks import EcgData, LabelTask
+from hf_ecgtext.errors import RecordError
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class PtbXlConfig(datasets.BuilderConfig):
     report: str = "12sl"
     missing: str = "raise"
     ptbxl_plus_dir: str | None = None
+    bad_records: str = "raise"
     records_per_shard: int = 256
 
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
@@ -59,7 +62,7 @@ class PtbXlConfig(datasets.BuilderConfig):
         """
         if self.data_dir is None:
             raise ValueError("PtbXlBuilder needs data_dir, the folder with ptbxl_database.csv.")
-        check_settings(self.sampling_rate_hz, self.report, self.missing)
+        check_settings(self.sampling_rate_hz, self.report, self.missing, self.bad_records)
         content = hashlib.sha256()
         data_dir = Path(self.data_dir).absolute()
         for name in ("ptbxl_database.csv", "scp_statements.csv"):
@@ -70,6 +73,8 @@ class PtbXlConfig(datasets.BuilderConfig):
         content.update("\n".join(sorted(waveforms_on_disk(data_dir, self.sampling_rate_hz))).encode())
         content.update(repr(PTB_XL_FEATURES).encode())  # a cache of an older schema is not taken for a new one
         settings = f"{data_dir}|{self.sampling_rate_hz}|{self.report}|{self.missing}|{self.records_per_shard}"
+        if self.bad_records != "raise":  # caches without such records keep their names
+            settings += f"|{self.bad_records}"
         content.update(settings.encode())
         own_id = f"{self.name}-{self.sampling_rate_hz}hz-{self.report}-{content.hexdigest()[:16]}"
         # `config_kwargs` are all in the settings above; only the caller's own features can add to them.
@@ -98,6 +103,7 @@ class PtbXlBuilder(datasets.ArrowBasedBuilder):
             report=config.report,
             missing=config.missing,
             ptbxl_plus_dir=config.ptbxl_plus_dir,
+            bad_records=config.bad_records,
         )
 
     def _info(self) -> datasets.DatasetInfo:
@@ -144,16 +150,22 @@ def load_ptb_xl(
         streaming (`bool`): Read the files on the fly instead of preparing an Arrow cache first.
         cache_dir (`str` or `Path`, *optional*): Where the cache goes; Hugging Face's cache by default.
         num_proc (`int`, *optional*): Processes that prepare the cache.
-        settings: Fields of `PtbXlConfig`: `sampling_rate_hz`, `report`, `missing`, `ptbxl_plus_dir`.
+        settings: Fields of `PtbXlConfig`: `sampling_rate_hz`, `report`, `missing`, `ptbxl_plus_dir`, `bad_records`.
 
     Raises:
         FileNotFoundError: If a table is missing.
-        RecordError: If signal files are missing and `missing="raise"`.
+        RecordError: If signal files are missing and `missing="raise"`, or a record cannot be used and
+            `bad_records="raise"`.
     """
     builder = PtbXlBuilder(cache_dir=None if cache_dir is None else str(cache_dir), data_dir=str(data_dir), **settings)
     if streaming:
         return builder.as_streaming_dataset(split)
-    builder.download_and_prepare(num_proc=num_proc)
+    try:
+        builder.download_and_prepare(num_proc=num_proc)
+    except DatasetGenerationError as error:  # says only that something happened
+        if isinstance(error.__cause__, RecordError):
+            raise error.__cause__ from None
+        raise
     return builder.as_dataset(split)
 
 

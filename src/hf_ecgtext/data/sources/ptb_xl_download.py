@@ -11,8 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from hf_ecgtext.data.bad_records import no_valid_sample
 from hf_ecgtext.data.reading import read_digital
-from hf_ecgtext.data.records import DigitalEcg, EcgRecord
+from hf_ecgtext.data.records import DigitalEcg, EcgRecord, has_valid_sample
 from hf_ecgtext.data.sources.ptb_xl_labels import PTB_XL_CLASSES, class_of_code
 from hf_ecgtext.data.sources.ptb_xl_reports import read_12sl_reports
 from hf_ecgtext.data.sources.ptb_xl_tables import (
@@ -56,6 +57,9 @@ class PtbXl:
             German one.
         missing (`str`): What to do about records without signal files, as in a partial download. `"raise"` refuses
             to go on; `"skip"` leaves them out and logs how many.
+        bad_records (`str`): What to do about records whose files cannot be used, or hold no valid sample. `"raise"`
+            stops at the first; `"skip"` leaves them out and logs each. They are found out as they are read, so that
+            `len()` and `record_ids()` count them.
         ptbxl_plus_dir (`str` or `Path`, *optional*): The folder of PTB-XL+; by default `ptb-xl-plus` beside
             `data_dir`. Only read for `report="12sl"`.
 
@@ -72,12 +76,14 @@ class PtbXl:
         report: str = "12sl",
         missing: str = "raise",
         ptbxl_plus_dir: str | Path | None = None,
+        bad_records: str = "raise",
     ):
-        check_settings(sampling_rate_hz, report, missing)
+        check_settings(sampling_rate_hz, report, missing, bad_records)
         self.data_dir = Path(data_dir)
         self.sampling_rate_hz = sampling_rate_hz
         self.report = report
         self.missing = missing
+        self.bad_records = bad_records
         self.ptbxl_plus_dir = find_ptbxl_plus_dir(data_dir, ptbxl_plus_dir)
         self.database = read_database(data_dir)
         self.statements = read_statements(data_dir)
@@ -146,6 +152,8 @@ class PtbXl:
                 f"Sampled at {header.sampling_rate_hz:g} Hz instead of {self.sampling_rate_hz} Hz.",
                 "Download the record again.",
             )
+        if not has_valid_sample(digital.adc):
+            raise no_valid_sample(f"PTB-XL {ecg_id}")
         report = self._reports.get(ecg_id)
         if report is None:
             raise RecordError(
@@ -167,12 +175,26 @@ class PtbXl:
     def records(self, folds: Iterable[int] | None = None) -> Iterator[EcgRecord]:
         """All usable records, or those of some folds, one at a time."""
         ids = self.record_ids(folds)  # outside the generator: missing files are reported now, not at the first record
-        return (self.read(ecg_id)[0] for ecg_id in ids)
+        return (record for record, _ in self._usable(ids))
+
+    def _usable(self, ecg_ids: Sequence[int]) -> Iterator[tuple[EcgRecord, DigitalEcg]]:
+        """As `read`, record by record; bad ones are left out where the policy says so."""
+        for ecg_id in ecg_ids:
+            try:
+                found = self.read(ecg_id)
+            except RecordError as error:
+                if self.bad_records == "raise":
+                    raise RecordError(
+                        error.record, error.problem, f"{error.fix} Or leave such records out by bad_records=skip."
+                    ) from error
+                logger.warning("PTB-XL: a record is skipped. %s", error)
+                continue
+            yield found
 
     def tables(self, ecg_ids: Sequence[int]) -> Iterator[pa.Table]:
         """The records as Arrow tables of `PTB_XL_FEATURES`, 64 rows at a time."""
         for start in range(0, len(ecg_ids), _ROWS_PER_TABLE):
-            rows = [record_to_row(*self.read(ecg_id)) for ecg_id in ecg_ids[start : start + _ROWS_PER_TABLE]]
+            rows = [record_to_row(*found) for found in self._usable(ecg_ids[start : start + _ROWS_PER_TABLE])]
             yield rows_to_table(rows, PTB_XL_FEATURES)
 
     def __iter__(self) -> Iterator[EcgRecord]:
@@ -182,11 +204,16 @@ class PtbXl:
         return len(self._available_ids)
 
 
-def check_settings(sampling_rate_hz: int, report: str, missing: str) -> None:
+def check_settings(sampling_rate_hz: int, report: str, missing: str, bad_records: str = "raise") -> None:
     """Raise a `ValueError` at a setting that [`PtbXl`] does not know."""
     check_rate_and_report(sampling_rate_hz, report)
     if missing not in ("raise", "skip"):
         raise ValueError(f"missing must be 'raise' or 'skip', not '{missing}'.")
+    if bad_records not in ("raise", "skip"):
+        raise ValueError(
+            f"bad_records must be 'raise' or 'skip' where PTB-XL is cached, not '{bad_records}'; 'replace' is for "
+            "training on the download as it is (streaming=true)."
+        )
 
 
 def find_ptbxl_plus_dir(data_dir: str | Path, ptbxl_plus_dir: str | Path | None) -> Path:

@@ -282,6 +282,11 @@ class CmeltModel(EcgTextModel):
             target = normalise_patches(target)
         return target.unflatten(-1, (num_tokens, patch_size)).transpose(1, 2).flatten(2)
 
+    @property
+    def contrasts_records(self) -> bool:
+        """ETS compares the records of a batch; MLM, MEM and ETM read each of them alone."""
+        return self.config.ets_weight > 0
+
     def loss_terms(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """The terms `mlm`, `mem`, `etm` and `ets`, as far as their weights are not 0."""
         terms: dict[str, Tensor] = {}
