@@ -17,7 +17,7 @@ Since the mixed ECG embedding needs no report, it is what stands for an ECG at i
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ class DeriModel(EcgTextModel):
 
     config_class = DeriConfig
     config: DeriConfig
-    text_cache_content = "tokens"
+    text_cache_content: ClassVar[Literal["pooled", "tokens"]] = "tokens"
 
     def __init__(self, config: DeriConfig):
         super().__init__(config)
