@@ -30,6 +30,12 @@ def golden() -> Path:
 
 
 @pytest.fixture(scope="session")
+def papers() -> Path:
+    """The folder of the papers' text, or a skip where it is absent."""
+    return _folder("HF_ECGTEXT_PAPERS", REPOSITORY.parent / "shared" / "papers", "papers")
+
+
+@pytest.fixture(scope="session")
 def synthetic_dataset():
     """96 synthetic records at 100 Hz, as training reads them."""
     from datasets import Dataset

@@ -33,6 +33,8 @@ class PaperDeri:
 
     def text_projection(self, x):
         hidden = self.linear("text_projection.0", x)
+        if self.config.projection_type == "linear":
+            return hidden
         gelu = np.array([0.5 * value * (1 + math.erf(value / math.sqrt(2))) for value in hidden])
         return self.linear("text_projection.2", gelu)
 
@@ -83,12 +85,11 @@ class PaperDeri:
         a_text = a_text / np.linalg.norm(a_text)
         shared = self.weights["text_to_ecg.separator"]
         d_text = self.decode("ecg_to_text", [*a_tokens, shared])
-        d_ecg = self.decode("text_to_ecg", [self.text_projection(token) for token in text_tokens])
-        views = []
-        for view, name in enumerate(("rme_heads.0", "rme_heads.1")):
-            order = np.argsort(noise[view])
-            kept = order[: config.num_view_tokens] if view == 0 else order[len(z) - config.num_view_tokens :]
-            views.append(self.separated(name, z[np.sort(kept)], config.num_rme_heads).mean(axis=0))
+        pooled = config.decoder_text_input == "pooled"
+        d_ecg = self.decode(
+            "text_to_ecg", [a_text] if pooled else [self.text_projection(token) for token in text_tokens]
+        )
+        views = [self.view(index, z, None if noise is None else noise[index]) for index in range(2)]
         a_ecg = a_tokens.mean(axis=0)
         return {
             "align": (a_ecg, a_text),
@@ -97,6 +98,19 @@ class PaperDeri:
             "decode_text": (pooled_text, d_text),
             "rme": tuple(views),
         }
+
+    def view(self, index, z, noise):
+        """In evaluation, where dropout is off."""
+        config, name = self.config, f"rme_heads.{index}"
+        if config.rme_views == "masked" and config.mask_mode == "bernoulli_zero":
+            z = np.stack([token * (chance >= config.rme_mask_ratio) for token, chance in zip(z, noise, strict=True)])
+        elif config.rme_views == "masked":
+            order = np.argsort(noise)
+            kept = order[: config.num_view_tokens] if index == 0 else order[len(z) - config.num_view_tokens :]
+            z = z[np.sort(kept)]
+        if config.rme_head == "linear":
+            return self.weights[f"{name}.weight"] @ z.mean(axis=0)
+        return self.separated(name, z, config.num_rme_heads).mean(axis=0)
 
 
 def mean_of_both_directions(pairs, temperature):
@@ -115,9 +129,27 @@ def model():
     return tiny_deri().double().eval()
 
 
+SETTINGS = {
+    "default": {},
+    "masks of zeros": {"mask_mode": "bernoulli_zero", "rme_mask_ratio": 0.3},
+    "RME-Linear": {"rme_head": "linear"},
+    "RME-Linear, masks of zeros": {"rme_head": "linear", "mask_mode": "bernoulli_zero", "rme_mask_ratio": 0.3},
+    "latent dropout": {"rme_views": "latent_dropout", "rme_head": "linear"},
+    "latent dropout behind attention": {"rme_views": "latent_dropout"},
+    "linear projection": {"projection_type": "linear"},
+    "pooled report for the decoder": {"decoder_text_input": "pooled"},
+}
+
+
 @torch.no_grad()
-def test_the_terms_equal_the_paper_s_equations(model):
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_the_terms_equal_the_paper_s_equations(settings):
+    model = tiny_deri(**settings).double().eval()
     inputs = random_inputs(batch=4, dtype=torch.float64)
+    noise = inputs["rme_noise"]
+    if settings.get("rme_views") == "latent_dropout":
+        noise = [None] * 4
+        del inputs["rme_noise"]
     paper = PaperDeri(model)
     encoded = model.ecg_encoder(inputs["ecg_values"]).last_hidden_state.numpy()
     records = [
@@ -125,7 +157,7 @@ def test_the_terms_equal_the_paper_s_equations(model):
             encoded[i],
             inputs["text_tower_embeds"][i].numpy(),
             inputs["text_tower_tokens"][i, inputs["attention_mask"][i].bool()].numpy(),
-            inputs["rme_noise"][i].numpy(),
+            None if noise[i] is None else noise[i].numpy(),
         )
         for i in range(4)
     ]
@@ -157,8 +189,12 @@ def test_orthonormal_pairs_and_equal_rows_give_the_closed_form(model, name):
         assert float(terms[other]) == pytest.approx(expected), "a row belongs to one term"
 
 
-def test_a_row_depends_on_its_own_record_alone(model):
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_a_row_depends_on_its_own_record_alone(settings):
+    model = tiny_deri(**settings).double().eval()
     inputs = random_inputs(batch=6, dtype=torch.float64)
+    if settings.get("rme_views") == "latent_dropout":
+        del inputs["rme_noise"]
     with torch.no_grad():
         whole = model(**inputs, return_rows=True).rows
         parts = [

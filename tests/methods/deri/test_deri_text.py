@@ -67,6 +67,55 @@ def test_without_mask_padding_a_cache_which_has_no_padding_is_refused():
     assert aligned.can_cache_text, "nothing reads padding there"
 
 
+# What the decoder reads of a report (D13) and how reports are projected (D14)
+
+
+@torch.no_grad()
+def test_a_decoder_of_the_pooled_report_reads_its_alignment_embedding_as_one_token():
+    model, inputs = tiny_deri(decoder_text_input="pooled").eval(), random_inputs()
+    assert model.text_to_ecg.position_embedding.shape == (1, 3, 32), "one token between two separators"
+    seen = []
+    model.text_to_ecg.embedding.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    rows = model(**inputs, return_rows=True).rows
+    assert torch.equal(seen[0], F.normalize(rows["text"], dim=-1).unsqueeze(1))
+    other = {**inputs, "text_tower_tokens": -inputs["text_tower_tokens"]}
+    assert torch.equal(model(**other).loss, model(**inputs).loss), "no token of the report matters"
+    tokens = tiny_deri().eval()
+    assert not torch.equal(tokens(**other).loss, tokens(**inputs).loss)
+
+
+def test_what_no_decoder_reads_is_neither_asked_for_nor_cached(synthetic_dataset):
+    aligned = {"mixed_weight": 0.0, "decode_ecg_weight": 0.0, "decode_text_weight": 0.0}
+    reports = [item["ecg"].report for item in synthetic_dataset.__getitems__(range(6))]
+    for settings, content in (({}, "tokens"), ({"decoder_text_input": "pooled"}, "pooled"), (aligned, "pooled")):
+        model = tiny_deri(**settings).eval()
+        processor = get_recipe("deri", "debug").build()[1]
+        cache = TextCache.build(model, processor, reports, show_progress=False)
+        assert model.text_cache_content == content
+        assert (cache.tokens is not None) is (content == "tokens")
+        inputs = random_inputs()
+        del inputs["text_tower_tokens"], inputs["attention_mask"]
+        if content == "pooled":
+            assert torch.isfinite(model(**inputs).loss)
+    # padding is then nobody's: not refused, and no hindrance to the cache
+    pooled = tiny_deri(decoder_text_input="pooled", mask_padding=False, max_text_tokens=256)
+    assert pooled.can_cache_text
+
+
+@torch.no_grad()
+def test_a_linear_projection_maps_reports_tokens_and_decoded_features_alike():
+    model, inputs = tiny_deri(projection_type="linear").eval(), random_inputs()
+    names = {name for name, _ in model.named_parameters() if name.startswith("text_projection")}
+    assert names == {"text_projection.0.weight", "text_projection.0.bias"}
+    first, second = inputs["text_tower_embeds"][:2]
+    embed = model.embed_text
+    torch.testing.assert_close(embed(first + second), embed(first) + embed(second) - embed(torch.zeros(64)))
+    curved = tiny_deri().eval().embed_text
+    assert not torch.allclose(
+        curved(first + second), curved(first) + curved(second) - curved(torch.zeros(64)), atol=1e-3
+    )
+
+
 def test_impossible_reports_are_refused_with_the_fix():
     model, inputs = tiny_deri(max_text_tokens=8), random_inputs()
     with pytest.raises(ValueError, match=r"has 9 tokens and the decoder positions for 8.*text\.max_length"):

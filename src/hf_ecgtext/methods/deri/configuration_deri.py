@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
+from hf_ecgtext.encoders.heads import ProjectionType
 from hf_ecgtext.encoders.masking import num_kept
 from hf_ecgtext.methods.base import EcgTextConfig
 
@@ -30,11 +31,15 @@ class DeriConfig(EcgTextConfig):
     Args:
         token_stride (`int`): Every how many ECG tokens the projection to `projection_dim` keeps one.
         num_attention_heads (`int`): Heads of the attention among the ECG tokens.
-        num_rme_heads (`int`): Heads of each attention that makes a masked view.
+        num_rme_heads (`int`): Heads of each attention that makes a view of an ECG.
         num_decoder_layers, num_decoder_heads, decoder_head_dim (`int`): Size of both decoders.
         decoder_dropout (`float`): Inside the gated MLPs in which both decoders begin and end.
         decoder_drop_path (`float`): Rate at which a record skips the last block; it rises from 0 at the first.
         max_text_tokens (`int`): Longest report that the text-reading decoder has positions for.
+        projection_type (`str`): Of the projection that pooled reports, their tokens and decoded text features share:
+            `"mlp"` (released code: two linear maps with a GELU between them) or `"linear"` (the paper's word).
+        decoder_text_input (`str`): What the text-reading decoder reads of a report: its projected `"tokens"` (released
+            code), or its alignment embedding as one token (`"pooled"`, eq. 6 of the paper).
         use_shared_embedding (`bool`): The ECG-reading decoder also reads the other decoder's separator.
         ecg_embedding (`"mixed"` or `"aligned"`): What stands for an ECG in the shared space: the aligned embedding plus
             the text features that are decoded from it, or the aligned embedding alone.
@@ -43,14 +48,21 @@ class DeriConfig(EcgTextConfig):
         temperature (`float`): Of all five terms; constant.
         loss_reduction (`str`): `"mean_directions"` (paper) or `"sum_directions"` (released code).
         mask_padding (`bool`): The text-reading decoder ignores padding. The released code pads every report to
-            `max_text_tokens` and reads and averages all of it.
-        rme_mask_ratio (`float`): Share of ECG tokens that each masked view hides.
+            `max_text_tokens` and reads and averages all of it. Without meaning where it reads no tokens.
+        rme_views (`str`): What makes two views of an ECG: each hides tokens of its own (`"masked"`), or dropout acts on
+            what each view's head gives of all tokens (`"latent_dropout"`, MERL's views).
+        rme_head (`str`): How the tokens of a view become one vector: `"attention"` among them, then their mean; or
+            their mean, then a `"linear"` map without bias (as MERL's).
+        rme_dropout (`float`): Rate of the dropout of `"latent_dropout"`; MERL's by default.
+        rme_mask_ratio (`float`): Share of ECG tokens that each masked view hides. This and the next two settings belong
+            to masked views.
         mask_mode (`"drop"` or `"bernoulli_zero"`): Remove an exact share of the tokens (released code), or set each to
             zero independently with that probability (paper).
-        keep_order (`bool`): The remaining tokens stay in order; the released code leaves them shuffled.
+        keep_order (`bool`): The remaining tokens stay in order; the released code leaves them shuffled. Their mean,
+            which `rme_head="linear"` reads, does not change with it.
         align_weight, mixed_weight, decode_ecg_weight, decode_text_weight, rme_weight (`float`): Weights of the terms:
             alignment of ECG and text, alignment of their mixed embeddings, reconstruction of ECG features from text
-            and of text features from ECG, and agreement of two masked views.
+            and of text features from ECG, and agreement of two views of an ECG.
         gather_with_grad (`bool`): Exact full-batch gradient under several processes; `False` is the released code's.
         probe_feature (`str`): What a linear probe reads: the `"mixed"` embedding (released code), the `"aligned"` one,
             or the encoder's `"backbone_pool"`.
@@ -68,6 +80,8 @@ class DeriConfig(EcgTextConfig):
     decoder_dropout: float = 0.2
     decoder_drop_path: float = 0.1
     max_text_tokens: int = 256
+    projection_type: ProjectionType = "mlp"
+    decoder_text_input: Literal["tokens", "pooled"] = "tokens"
     use_shared_embedding: bool = True
     ecg_embedding: Literal["mixed", "aligned"] = "mixed"
     normalize_tokens_at_inference: bool = True
@@ -75,6 +89,9 @@ class DeriConfig(EcgTextConfig):
     temperature: float = 0.07  # released code; the paper prints 0.7, with which a batch of 512 would barely train
     loss_reduction: Literal["mean_directions", "sum_directions"] = "mean_directions"
     mask_padding: bool = True
+    rme_views: Literal["masked", "latent_dropout"] = "masked"
+    rme_head: Literal["attention", "linear"] = "attention"
+    rme_dropout: float = 0.1
     rme_mask_ratio: float = 0.1
     mask_mode: Literal["drop", "bernoulli_zero"] = "drop"
     keep_order: bool = True
@@ -93,9 +110,14 @@ class DeriConfig(EcgTextConfig):
         return (self.ecg_config.num_tokens - 1) // self.token_stride + 1
 
     @property
+    def num_decoder_text_tokens(self) -> int:
+        """Most tokens that the text-reading decoder has positions for."""
+        return self.max_text_tokens if self.decoder_text_input == "tokens" else 1
+
+    @property
     def num_view_tokens(self) -> int:
-        """Tokens in a masked view; 94 of 105."""
-        if self.mask_mode == "bernoulli_zero":
+        """Tokens in a view; 94 of 105 where each hides some."""
+        if self.rme_views == "latent_dropout" or self.mask_mode == "bernoulli_zero":
             return self.num_ecg_tokens
         return num_kept(self.num_ecg_tokens, self.rme_mask_ratio)
 
@@ -107,7 +129,7 @@ class DeriConfig(EcgTextConfig):
         for name in ("token_stride", "num_decoder_layers", "num_decoder_heads", "decoder_head_dim", "max_text_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}.")
-        for name in ("decoder_dropout", "decoder_drop_path"):
+        for name in ("decoder_dropout", "decoder_drop_path", "rme_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}.")
 

@@ -9,13 +9,15 @@ was decoded from. Five terms train the model, each an InfoNCE in both directions
 * `decode_ecg`, `decode_text`: features and what the other modality's decoder makes of them;
 * `rme`, random masking enhancement: two views of an ECG, each without a tenth of its tokens.
 
+The paper compares `rme` with two other ways to make views (`config.rme_views`, `config.rme_head`).
+
 Since the mixed ECG embedding needs no report, it is what stands for an ECG at inference.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +55,7 @@ class DeriModel(EcgTextModel):
 
     config_class = DeriConfig
     config: DeriConfig
-    text_cache_content = "tokens"
+    text_cache_content: ClassVar[Literal["pooled", "tokens"]] = "tokens"
 
     def __init__(self, config: DeriConfig):
         super().__init__(config)
@@ -61,16 +63,17 @@ class DeriModel(EcgTextModel):
         dim, text_dim = config.projection_dim, config.text_config.hidden_size
         self.down_projection = nn.Conv1d(config.ecg_config.hidden_size, dim, kernel_size=1, stride=config.token_stride)
         self.token_attention = SeparatedAttention(config.num_ecg_tokens, dim, config.num_attention_heads)
-        self.text_projection = projection_head(text_dim, dim, "mlp")
-        self.rme_heads = nn.ModuleList(
-            SeparatedAttention(config.num_view_tokens, dim, config.num_rme_heads)
-            for _ in range(2 if config.rme_weight else 0)
-        )
+        self.text_projection = projection_head(text_dim, dim, config.projection_type)
+        self.rme_heads = nn.ModuleList(_view_head(config) for _ in range(2 if config.rme_weight else 0))
+        self.rme_dropout = nn.Dropout(config.rme_dropout if config.rme_views == "latent_dropout" else 0.0)
         self.text_to_ecg: FeatureDecoder | None = None
         self.ecg_to_text: FeatureDecoder | None = None
         if config.mixed_weight or config.decode_ecg_weight:
-            self.text_to_ecg = FeatureDecoder(config, config.max_text_tokens, dim)
+            self.text_to_ecg = FeatureDecoder(config, config.num_decoder_text_tokens, dim)
+        if self.reads_text_tokens:
             _check_padding(config)
+        else:
+            self.text_cache_content = "pooled"  # type: ignore[misc] # a class variable, for the common case
         if config.mixed_weight or config.decode_text_weight:
             if config.use_shared_embedding and self.text_to_ecg is None:
                 raise ValueError(
@@ -95,9 +98,14 @@ class DeriModel(EcgTextModel):
         return not self.config.normalize_tokens_at_inference
 
     @property
+    def reads_text_tokens(self) -> bool:
+        """Whether a decoder reads a report's tokens, beside its pooled output."""
+        return self.text_to_ecg is not None and self.config.decoder_text_input == "tokens"
+
+    @property
     def can_cache_text(self) -> bool:
         """As in the base class; but the cache has no padding, which `mask_padding=False` reads."""
-        return super().can_cache_text and (self.config.mask_padding or self.text_to_ecg is None)
+        return super().can_cache_text and (self.config.mask_padding or not self.reads_text_tokens)
 
     def embed_ecg(self, encoder_output: BaseModelOutputWithPooling) -> Tensor:
         """Mixed or aligned embedding `(batch, projection_dim)`, as `config.ecg_embedding` says; not normalised."""
@@ -115,7 +123,7 @@ class DeriModel(EcgTextModel):
 
     def draw_noise(self, batch_size: int, num_text_tokens: int) -> dict[str, Tensor]:
         """`rme_noise` `(batch_size, 2, num_ecg_tokens)`: which tokens each masked view hides."""
-        if not self.rme_heads:
+        if not self._hides_tokens:
             return {}
         shape = (batch_size, 2, self.config.num_ecg_tokens)
         return {"rme_noise": masking_noise(shape, self.device, self.training)}
@@ -136,8 +144,16 @@ class DeriModel(EcgTextModel):
             text ([`TextInputs`]): Reports.
             rme_noise (`torch.Tensor` of shape `(batch, 2, num_ecg_tokens)`, *optional*): As [`draw_noise`] gives it.
             extra: Refused.
+
+        Raises:
+            ValueError: If there is noise to hide tokens with, but no view hides any.
         """
         check_no_extra_inputs(extra)
+        if rme_noise is not None and not self._hides_tokens:
+            raise ValueError(
+                "rme_noise says which tokens the views hide, but this model's hide none (rme_weight=0 or "
+                "rme_views='latent_dropout'); leave it out."
+            )
         tokens = self.ecg_tokens(self.ecg_encoder(ecg_values, lead_mask=lead_mask))
         aligned_tokens = F.normalize(self.token_attention(tokens), dim=-1)
         aligned = aligned_tokens.mean(dim=1)
@@ -157,14 +173,18 @@ class DeriModel(EcgTextModel):
             if self.config.decode_text_weight:
                 rows |= {"pooled_text": pooled_text, "decoded_text": decoded_text}
         if self.text_to_ecg is not None:
-            decoded_ecg = self.text_to_ecg(self.text_projection(text_tokens), is_real)
+            if self.reads_text_tokens:
+                readable = self.text_projection(text_tokens)
+            else:
+                readable = F.normalize(text_embeds, dim=-1).unsqueeze(1)  # A_t as a report of one token
+            decoded_ecg = self.text_to_ecg(readable, is_real)
             if self.config.mixed_weight:
                 rows["mixed_text"] = F.normalize(text_embeds, dim=-1) + decoded_ecg
             if self.config.decode_ecg_weight:
                 rows |= {"pooled_ecg": tokens.mean(dim=1), "decoded_ecg": decoded_ecg}
         if self.rme_heads:
-            noise = self.draw_noise(len(tokens), 0)["rme_noise"] if rme_noise is None else rme_noise
-            rows["first_view"], rows["second_view"] = self.masked_views(tokens, noise)
+            noise = self.draw_noise(len(tokens), 0).get("rme_noise") if rme_noise is None else rme_noise
+            rows["first_view"], rows["second_view"] = self.augmented_views(tokens, noise)
         return rows
 
     def loss_terms(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -184,30 +204,44 @@ class DeriModel(EcgTextModel):
             tokens = self.ecg_encoder.norm(tokens)  # it gives tokens as its pre-norm blocks leave them
         return self.down_projection(tokens.transpose(1, 2)).transpose(1, 2)
 
-    def masked_views(self, tokens: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def augmented_views(self, tokens: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         """Two views of each ECG, each through a head of its own.
 
         Args:
             tokens (`torch.Tensor` of shape `(batch, num_ecg_tokens, projection_dim)`): From [`ecg_tokens`], before
                 they attend to each other.
-            noise (`torch.Tensor` of shape `(batch, 2, num_ecg_tokens)`): Uniform; in the order of its values, the first
-                view keeps the first tokens and the second view the last.
+            noise (`torch.Tensor` of shape `(batch, 2, num_ecg_tokens)`, *optional*): Uniform; in the order of its
+                values, the first view keeps the first tokens and the second view the last. `None` where no view hides
+                tokens.
 
         Returns:
             `tuple` of two `torch.Tensor` of shape `(batch, projection_dim)`.
         """
+        parts = [tokens, tokens]
+        if self._hides_tokens:
+            assert noise is not None
+            parts = self._visible_tokens(tokens, noise)
+        first, second = (
+            self.rme_dropout(head(part).mean(dim=1)) for head, part in zip(self.rme_heads, parts, strict=True)
+        )
+        return first, second
+
+    @property
+    def _hides_tokens(self) -> bool:
+        """Whether the views of an ECG hide tokens, and noise is to choose them."""
+        return len(self.rme_heads) > 0 and self.config.rme_views == "masked"
+
+    def _visible_tokens(self, tokens: Tensor, noise: Tensor) -> list[Tensor]:
+        """What each of the two views sees, as in [`augmented_views`]."""
         if self.config.mask_mode == "bernoulli_zero":
             is_kept = (noise >= self.config.rme_mask_ratio).to(tokens.dtype).unsqueeze(-1)
-            parts = [tokens * is_kept[:, 0], tokens * is_kept[:, 1]]
-        else:
-            keep = self.config.num_view_tokens
-            order = noise.argsort(dim=-1)
-            places = [order[:, 0, :keep], order[:, 1, -keep:]]
-            if self.config.keep_order:
-                places = [place.sort(dim=-1).values for place in places]
-            parts = [gather_tokens(tokens, place) for place in places]
-        first, second = (head(part).mean(dim=1) for head, part in zip(self.rme_heads, parts, strict=True))
-        return first, second
+            return [tokens * is_kept[:, 0], tokens * is_kept[:, 1]]
+        keep = self.config.num_view_tokens
+        order = noise.argsort(dim=-1)
+        places = [order[:, 0, :keep], order[:, 1, -keep:]]
+        if self.config.keep_order:
+            places = [place.sort(dim=-1).values for place in places]
+        return [gather_tokens(tokens, place) for place in places]
 
     def _embed_ecg(self, encoder_output: BaseModelOutputWithPooling) -> dict[str, Tensor]:
         """The ECG's embeddings by name; both are the aligned one where no decoder reads ECGs."""
@@ -230,7 +264,7 @@ class DeriModel(EcgTextModel):
 
     def _read_text(self, text: TextInputs) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The tower's pooled output, its tokens, and where they are real, if that matters to the decoder."""
-        if self.text_to_ecg is None:
+        if not self.reads_text_tokens:
             return self.encode_text(text)[0], None, None
         limit = self.config.max_text_tokens
         if not self.config.mask_padding and text.input_ids is not None:
@@ -251,6 +285,13 @@ class DeriModel(EcgTextModel):
                 f"text_tower_tokens has {tokens.shape[1]}. Give input_ids, or set mask_padding=True."
             )
         return pooled, tokens, None
+
+
+def _view_head(config: DeriConfig) -> nn.Module:
+    """From the tokens of a view to as many, whose mean is the view; a linear map commutes with that mean."""
+    if config.rme_head == "linear":
+        return nn.Linear(config.projection_dim, config.projection_dim, bias=False)
+    return SeparatedAttention(config.num_view_tokens, config.projection_dim, config.num_rme_heads)
 
 
 def _check_padding(config: DeriConfig) -> None:
