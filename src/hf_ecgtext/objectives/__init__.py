@@ -3,9 +3,11 @@
 from hf_ecgtext.objectives.classification import matching_loss
 from hf_ecgtext.objectives.contrastive import info_nce, nt_xent, sigmoid_pair_loss, symmetric_info_nce
 from hf_ecgtext.objectives.disentanglement import orthogonality
+from hf_ecgtext.objectives.learned_scale import bounded_scale
 from hf_ecgtext.objectives.reconstruction import masked_patch_error, normalise_patches, token_cross_entropy
 
 __all__ = [
+    "bounded_scale",
     "info_nce",
     "masked_patch_error",
     "matching_loss",

@@ -198,7 +198,7 @@ class EcgTextTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The model's own loss; its terms are summed on the device until the next log."""
-        outputs = model(**self._look_up_text(inputs))
+        outputs = model(**{**self._look_up_text(inputs), "return_loss": True})
         self._add_terms(outputs["loss_terms"] or {}, model.training)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
