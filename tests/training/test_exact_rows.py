@@ -70,6 +70,7 @@ def test_two_processes_have_the_loss_and_gradients_of_one(ranks, alone, kind):
         prefix = f"gradient{kind}:"
         gradients = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
         assert gradients.keys() == alone.keys() - {"loss"}
+        assert gradients["log_logit_scale"] > 0, "from beyond its bound the learned scale comes back on every process"
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, alone[name], **DOUBLE_TOLERANCE, msg=name)
 
