@@ -146,7 +146,11 @@ def test_a_batch_that_says_itself_that_it_wants_a_loss_can_be_trained_on(built, 
         disable_tqdm=True, use_cpu=True,
     )  # fmt: skip
     trainer = EcgTextTrainer(
-        model, arguments, processor, synthetic_dataset, data_collator=lambda rows: {**collate(rows), "return_loss": True}
+        model,
+        arguments,
+        processor,
+        synthetic_dataset,
+        data_collator=lambda rows: {**collate(rows), "return_loss": True},
     )
     assert trainer.can_return_loss, "transformers believes it only of a signature with return_loss=True"
     assert trainer.train().training_loss > 0

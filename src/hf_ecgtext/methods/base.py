@@ -272,8 +272,8 @@ class EcgTextModel(EcgPreTrainedModel):
             check_no_extra_inputs(extra, " where there is no loss")
             if return_loss or return_rows:
                 raise ValueError(
-                    f"The loss needs as many reports as ECGs, but there are {len(text)} reports and {num_ecgs} ECGs. Give "
-                    "each ECG its report, or return_loss=False."
+                    f"The loss needs as many reports as ECGs, but there are {len(text)} reports and {num_ecgs} ECGs. "
+                    "Give each ECG its report, or return_loss=False."
                 )
         if ecg_values is not None and ecg_embeds is None:
             output.ecg_model_output = self.ecg_encoder(ecg_values, lead_mask=lead_mask)

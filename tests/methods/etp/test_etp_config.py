@@ -38,7 +38,10 @@ def test_the_defaults_are_the_paper_s():
     [
         ({"temperature": 0.0}, "temperature must be positive, not 0.0"),
         ({"temperature": -0.07}, "temperature must be positive"),
-        ({"temperature": 0.005, "learnable_temperature": True}, r"starts at 0\.01, its lower bound, or above, not at 0"),
+        (
+            {"temperature": 0.005, "learnable_temperature": True},
+            r"starts at 0\.01, its lower bound, or above, not at 0",
+        ),
         ({"temperature": "warm"}, "temperature"),
         ({"learnable_temperature": "yes"}, "learnable_temperature"),
         ({"loss_reduction": "mean"}, "loss_reduction"),

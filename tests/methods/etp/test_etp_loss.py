@@ -46,7 +46,9 @@ def test_pairs_that_are_orthogonal_to_all_others_have_the_closed_form(reduction,
     model = build(loss_reduction=reduction, learnable_temperature=learnable)
     unit = 3.0 * torch.eye(N, 32, dtype=torch.float64)
     expected = FACTOR[reduction] * math.log1p((N - 1) * math.exp(-1 / TAU))
-    assert model.loss_terms({"ecg": unit, "text": 0.5 * unit})["contrastive"].item() == pytest.approx(expected, rel=1e-6)
+    assert model.loss_terms({"ecg": unit, "text": 0.5 * unit})["contrastive"].item() == pytest.approx(
+        expected, rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("reduction", FACTOR)

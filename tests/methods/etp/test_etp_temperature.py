@@ -34,9 +34,9 @@ def with_scale(model, log_scale: float):
 
 def trainer_of(model, processor, dataset, folder, **settings) -> EcgTextTrainer:
     options = {
-        "per_device_train_batch_size": 8, "max_steps": 4, "learning_rate": 1e-3, "logging_steps": 1, "weight_decay": 0.0,
+        "per_device_train_batch_size": 8, "max_steps": 4, "learning_rate": 1e-3, "logging_steps": 1,
         "learning_rate_multipliers": {"log_logit_scale": 100.0}, "lr_scheduler_type": "constant", "disable_tqdm": True,
-        "save_strategy": "no", "use_cpu": True, **settings,
+        "weight_decay": 0.0, "save_strategy": "no", "use_cpu": True, **settings,
     }  # fmt: skip
     return EcgTextTrainer(model, EcgTextTrainingArguments(str(folder), **options), processor, dataset)
 
@@ -63,12 +63,12 @@ def test_the_temperature_starts_where_the_setting_says_and_has_the_gradient_of_t
     model = build(temperature=0.2)[0].double()
     assert model.logit_scale.item() == pytest.approx(5.0, rel=1e-6)
     for rows in (mixed_up, in_order):
-        found, losses = gradient(model, rows), []
-        start = model.log_logit_scale.item()
-        for shift in (1e-5, -1e-5):
-            losses.append(with_scale(model, start + shift).loss_terms(rows)["contrastive"].item())
+        found, start = gradient(model, rows), model.log_logit_scale.item()
+        higher, lower = (
+            with_scale(model, start + shift).loss_terms(rows)["contrastive"].item() for shift in (1e-5, -1e-5)
+        )
         with_scale(model, start)
-        assert found == pytest.approx((losses[0] - losses[1]) / 2e-5, rel=1e-5)
+        assert found == pytest.approx((higher - lower) / 2e-5, rel=1e-5)
         assert found != 0
 
 
