@@ -99,10 +99,11 @@ class TextInputs:
     tower_embeds: Tensor | None = None
     tower_tokens: Tensor | None = None
 
-    def __len__(self) -> int:
+    @property
+    def num_texts(self) -> int:
         """Number of reports; 0 where there is no text."""
         given = self.input_ids if self.input_ids is not None else self.tower_embeds
-        return 0 if given is None else len(given)
+        return 0 if given is None else given.shape[0]  # not `len`, which would fix it where a program is exported
 
 
 class EcgTextModel(EcgPreTrainedModel):
@@ -258,8 +259,8 @@ class EcgTextModel(EcgPreTrainedModel):
         text = TextInputs(input_ids, attention_mask, text_tower_embeds, text_tower_tokens)
         output = EcgTextOutput()
         ecg_embeds = text_embeds = None
-        num_ecgs = 0 if ecg_values is None else len(ecg_values)
-        if ecg_values is not None and num_ecgs == len(text) and (return_rows or return_loss is not False):
+        num_ecgs, num_texts = 0 if ecg_values is None else ecg_values.shape[0], text.num_texts
+        if ecg_values is not None and (return_rows or return_loss is not False) and num_ecgs == num_texts:
             rows = self.training_rows(ecg_values, lead_mask, text, **extra)
             if return_rows:
                 return EcgTextOutput(rows=rows)
@@ -272,13 +273,13 @@ class EcgTextModel(EcgPreTrainedModel):
             check_no_extra_inputs(extra, " where there is no loss")
             if return_loss or return_rows:
                 raise ValueError(
-                    f"The loss needs as many reports as ECGs, but there are {len(text)} reports and {num_ecgs} ECGs. "
+                    f"The loss needs as many reports as ECGs, but there are {num_texts} reports and {num_ecgs} ECGs. "
                     "Give each ECG its report, or return_loss=False."
                 )
         if ecg_values is not None and ecg_embeds is None:
             output.ecg_model_output = self.ecg_encoder(ecg_values, lead_mask=lead_mask)
             ecg_embeds = self.embed_ecg(output.ecg_model_output)
-        if len(text) and text_embeds is None:
+        if num_texts and text_embeds is None:
             text_embeds = self.embed_text(self.encode_text(text)[0])
         if ecg_embeds is not None:
             output.ecg_embeds = F.normalize(ecg_embeds, dim=-1)

@@ -17,6 +17,7 @@ from hf_ecgtext.data.tasks import EcgRows
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.methods.distributed import synchronise_batch_norm
 from hf_ecgtext.training.arguments import EcgTextTrainingArguments
+from hf_ecgtext.training.crops import CropEpochs, without_random_crops
 from hf_ecgtext.training.gradient_cache import backward_in_chunks, check_no_batch_norm
 from hf_ecgtext.training.negatives import build_negative_sampler
 from hf_ecgtext.training.streaming import DataOrderCallback, block_loader, block_order
@@ -96,6 +97,7 @@ class EcgTextTrainer(Trainer):
         self.ledger = continued_ledger(ledger, model.name_or_path)
         self.data_order = DataOrderCallback()
         self.add_callback(self.data_order)
+        self.add_callback(CropEpochs())
         self.text_cache: TextCache | None = None
         self._term_sums: dict[bool, dict[str, Tensor]] = {True: {}, False: {}}  # by whether the model trains
         self._term_counts = {True: 0, False: 0}
@@ -128,6 +130,16 @@ class EcgTextTrainer(Trainer):
         order = block_order(self.train_dataset, self.args, self._train_batch_size)
         self.data_order.follow(order)
         return block_loader(self.train_dataset, order, self.data_collator, self.args, self.accelerator.device)
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """As usual; of a longer recording it reads the same part every time."""
+        with without_random_crops(self):
+            return super().get_eval_dataloader(*args, **kwargs)
+
+    def get_test_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """As `get_eval_dataloader`."""
+        with without_random_crops(self):
+            return super().get_test_dataloader(*args, **kwargs)
 
     def _fill_text_cache(self) -> None:
         reports: set[str] = set()
