@@ -18,19 +18,22 @@ from hf_ecgtext.methods.export import ecg_tower, export_ecg_tower, export_text_t
 BATCHES = (1, 3, 7)
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 
-# The published depths and input length, a fraction of the widths.
+# The published input length and kinds of layers, a few of them and narrow: exporting takes as long as there are layers.
+_CONV_TRANSFORMER = {
+    "conv_dim": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32,
+    "position_groups": 4,
+}  # fmt: skip
 ENCODERS = {
-    "resnet18": ResNet1dConfig(widths=[4, 4, 8, 8]),
-    "resnet18 with stem pool": ResNet1dConfig(widths=[4, 4, 8, 8], stem_pool=True),
-    "resnet50": ResNet1dConfig.from_depth(50, widths=[2, 2, 4, 4]),
-    "vit": Vit1dConfig(hidden_size=16, num_attention_heads=3, head_dim=8, intermediate_size=32),
-    "conv_transformer": ConvTransformerConfig(
-        conv_dim=8, hidden_size=32, num_attention_heads=4, intermediate_size=32, position_groups=4
+    "resnet18": ResNet1dConfig(depths=[2, 2, 2, 2], widths=[4, 4, 8, 8]),
+    "resnet50 with stem pool": ResNet1dConfig(
+        block="bottleneck", depths=[2, 1, 1, 1], widths=[2, 2, 4, 4], stem_pool=True
     ),
-    "conv_transformer without pooler": ConvTransformerConfig(
-        conv_dim=8, hidden_size=32, num_attention_heads=4, intermediate_size=32, position_groups=4, add_pooler=False
+    "vit": Vit1dConfig(num_hidden_layers=2, hidden_size=16, num_attention_heads=3, head_dim=8, intermediate_size=32),
+    "conv_transformer": ConvTransformerConfig(**_CONV_TRANSFORMER),
+    "conv_transformer without pooler": ConvTransformerConfig(**_CONV_TRANSFORMER, add_pooler=False),
+    "lead_time_transformer": LeadTimeTransformerConfig(
+        num_hidden_layers=2, hidden_size=16, num_attention_heads=2, intermediate_size=16
     ),
-    "lead_time_transformer": LeadTimeTransformerConfig(hidden_size=16, num_attention_heads=2, intermediate_size=16),
 }
 
 
@@ -89,15 +92,14 @@ def test_the_text_tower_of_every_method_is_exported_with_any_batch_and_length(mo
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ENCODERS)
-@pytest.mark.parametrize("with_lead_mask", [True, False])
-def test_every_encoder_of_the_published_depth_and_length_is_exported_with_any_batch(name, with_lead_mask):
+def test_every_encoder_of_the_published_length_is_exported_with_any_batch(name):
     encoder = AutoModel.from_config(ENCODERS[name]).eval()
     assert ENCODERS[name].num_samples == 5000
-    assert_ecgs_equal(export_ecg_tower(encoder, with_lead_mask=with_lead_mask), encoder, encoder.config, with_lead_mask)
+    assert_ecgs_equal(export_ecg_tower(encoder), encoder, encoder.config, with_lead_mask=True)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("method", "encoder"), [("merl", "vit"), ("deri", "vit"), ("deri", "resnet50")])
+@pytest.mark.parametrize(("method", "encoder"), [("merl", "vit"), ("deri", "vit")])
 def test_heads_on_other_encoders_are_exported_too(method, encoder):
     settings = {"config.ecg_config": ENCODERS[encoder].to_dict(), "ecg.sampling_rate_hz": 500}
     model = get_recipe(method, "debug").override(settings).build()[0].eval()

@@ -56,7 +56,9 @@ def window_positions(
         raise ValueError("positions= says where windows start: leave crop= and generator= out.")
     positions = np.asarray(given, dtype=np.float64)
     if positions.shape != (num_records,) or not ((positions >= 0) & (positions < 1)).all():
-        raise ValueError(f"positions must be one number in [0, 1) for each of the {num_records} records, got {given!r}.")
+        raise ValueError(
+            f"positions must be one number in [0, 1) for each of the {num_records} records, got {given!r}."
+        )
     return positions
 
 
