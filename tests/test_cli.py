@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
-from transformers import AutoModel
+import torch
+from transformers import AutoModel, AutoProcessor, pipeline
 
 from hf_ecgtext.cli import main
+from hf_ecgtext.data.synthetic import SyntheticEcgGenerator
 from hf_ecgtext.evaluation.results import read_results
 
 
@@ -38,6 +41,22 @@ def test_train_saves_a_model_and_its_results(tmp_path, capsys):
     assert {result.encoder for result in results} == {"trained", "random"}
     assert results[0].data["name"] == "synthetic"
     assert "200 records" in results[0].data["revision"]
+
+
+def test_a_model_that_trained_on_random_crops_answers_with_the_centre_every_time(tmp_path):
+    folder = tmp_path / "out"
+    settings = ["ecg.crop=random", "ecg.duration_s=4", "training.max_steps=2", "training.disable_tqdm=true"]
+    options = ["--output-dir", str(folder), "--data-set", "num_records=80", "--set", *settings]
+    assert main(["train", "--method", "etp", "--recipe", "debug", *options]) == 0
+    assert read_results(folder / "results.jsonl"), "evaluation works too"
+    record = SyntheticEcgGenerator(seed=3, sampling_rate_hz=100.0).record(0)
+    features = [pipeline("ecg-feature-extraction", model=str(folder))(record) for _ in range(2)]
+    np.testing.assert_array_equal(features[0], features[1])
+    processor = AutoProcessor.from_pretrained(folder)
+    assert processor.feature_extractor.crop == "random"
+    with torch.no_grad():
+        expected = AutoModel.from_pretrained(folder).get_ecg_features(**processor(ecg=record, crop="center"))
+    np.testing.assert_allclose(features[0], expected[0].numpy(), atol=1e-6)
 
 
 def test_evaluate_writes_results_and_prints_markdown(merl_folder, tmp_path, capsys):

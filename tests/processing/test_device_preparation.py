@@ -45,10 +45,10 @@ def extractor_of(**options):
     return EcgFeatureExtractor(**{"sampling_rate_hz": RATE_HZ, "duration_s": 2.0, **options})
 
 
-def assert_same(extractor, records, packed=None):
+def assert_same(extractor, records, packed=None, positions=None):
     """The two halves give what the extractor gives: to the bit, or for z-scores but for float32 rounding."""
-    expected = extractor(records, return_tensors="pt")
-    got = extractor.unpack(extractor.pack(records) if packed is None else packed)
+    expected = extractor(records, positions=positions, return_tensors="pt")
+    got = extractor.unpack(extractor.pack(records, positions) if packed is None else packed)
     assert got.keys() == expected.keys()
     for name, tensor in expected.items():
         assert got[name].dtype == tensor.dtype
@@ -200,9 +200,37 @@ def test_a_gain_so_small_that_millivolts_may_be_infinite_is_left_to_the_cpu():
     assert packed["ecg_float_positions"].tolist() == [2]
 
 
-def test_random_crops_are_refused_without_a_generator_as_on_the_cpu():
-    with pytest.raises(ValueError, match="generator"):
-        extractor_of(crop="random").pack([stored(0)])
+def test_windows_start_where_each_record_s_position_says():
+    extractor = extractor_of()
+    ramp = np.tile(np.arange(1000, dtype=np.int16), (12, 1))
+    records = [replace(stored(0), samples=ramp, record_id=str(number)) for number in range(5)]
+    positions = np.array([0.0, 0.25, 0.5, 0.9, 1 - 2**-53])
+    packed = extractor.pack(records, positions)
+    assert packed["ecg_adc"][:, 0, 0].tolist() == [0, 200, 400, 720, 800], "801 starts are possible"
+    assert packed["ecg_adc"][:, 0, -1].tolist() == [199, 399, 599, 919, 999]
+    assert_same(extractor, records, positions=positions)
+
+
+def test_records_that_cannot_be_packed_keep_their_own_positions():
+    extractor = extractor_of(scaling="minmax_record")
+    gap = stored(5, num_samples=700)
+    gap.samples[3, 40] = INVALID_SAMPLE
+    flat = stored(6, num_samples=700)
+    flat.samples[:, 100:320] = 7  # constant in the second window, not in the first
+    records = [stored(0, num_samples=700), gap, stored(1, num_samples=450), flat, stored(2), stored(3), stored(4)]
+    for position, others in ((0.0, [1]), (0.21, [1, 3])):
+        positions = np.array([0.7, 0.3, 0.99, position, 0.5, 0.1, 0.0])
+        packed = extractor.pack(records, positions)
+        assert packed["ecg_float_positions"].tolist() == others
+        assert_same(extractor, records, packed, positions)
+
+
+def test_random_crops_without_a_draw_are_those_of_evaluation_the_centre():
+    records = [stored(seed, num_samples=420) for seed in range(3)]
+    packed = extractor_of(crop="random").pack(records)
+    for name, tensor in extractor_of(crop="center").pack(records).items():
+        assert torch.equal(packed[name], tensor), name
+    assert_same(extractor_of(crop="random"), records, packed)
 
 
 def test_augmented_leads_are_put_right_as_on_the_cpu():
@@ -229,11 +257,12 @@ RECORDS = st.builds(
     scaling=st.sampled_from(SCALINGS),
     order=st.sampled_from([STANDARD_LEADS, MIMIC_LEADS, ("aVF", "V1", "II", "I", "V4"), ("V1", "III", "aVL", "II")]),
     pad=st.sampled_from(["end", "center"]),
-    crop=st.sampled_from(["start", "center"]),
+    crop=st.sampled_from(["start", "center", "random"]),
     check=st.sampled_from(["off", "warn", "fix"]),
     derive=st.booleans(),
+    seed=st.integers(0, 99),
 )
-def test_any_mixed_batch_equals_the_cpu(records, scaling, order, pad, crop, check, derive):
+def test_any_mixed_batch_equals_the_cpu(records, scaling, order, pad, crop, check, derive, seed):
     extractor = extractor_of(
         scaling=scaling,
         lead_names=order,
@@ -243,7 +272,8 @@ def test_any_mixed_batch_equals_the_cpu(records, scaling, order, pad, crop, chec
         derive_limb_leads=derive,
         return_sample_mask=True,
     )
-    assert_same(extractor, records)
+    positions = np.random.default_rng(seed).random(len(records)) if crop == "random" else None
+    assert_same(extractor, records, positions=positions)
 
 
 def test_an_offset_of_many_deviations_does_not_spoil_the_z_scores():

@@ -314,6 +314,36 @@ def test_random_crops_reach_every_start():
     assert set(starts) == {0, 1, 2, 3}
 
 
+def test_as_a_setting_random_is_for_training_and_the_centre_for_all_others():
+    extractor = EcgFeatureExtractor(duration_s=2.0, crop="random")
+    records = [record(twelve_leads(num_samples)) for num_samples in (1500, 1001, 700)]
+    centre = SHORT(records, crop="center")["ecg_values"]
+    np.testing.assert_array_equal(extractor(records)["ecg_values"], centre)
+    drawn = extractor(records, generator=7)["ecg_values"]
+    np.testing.assert_array_equal(drawn, SHORT(records, crop="random", generator=7)["ecg_values"])
+    assert not np.array_equal(drawn, centre)
+    np.testing.assert_array_equal(extractor(records, crop="start")["ecg_values"], SHORT(records)["ecg_values"])
+
+
+def test_positions_say_where_windows_start():
+    ramp = np.tile(np.arange(1500, dtype=np.float32) * 1e-3, (12, 1))
+    given = np.array([0.0, 0.5, 0.999999])
+    values = SHORT([record(ramp)] * 3, positions=given)["ecg_values"]
+    np.testing.assert_allclose(values[:, 0, 0] * 1e3, [0, 250, 500], atol=1e-3)
+
+
+@pytest.mark.parametrize("positions", [[0.5], [[0.5, 0.5]], [0.5, 1.0], [-0.1, 0.5], [0.5, float("nan")]])
+def test_positions_that_are_none_are_refused(positions):
+    with pytest.raises(ValueError, match=r"one number in \[0, 1\) for each of the 2 records"):
+        SHORT([record(twelve_leads())] * 2, positions=positions)
+
+
+@pytest.mark.parametrize("other", [{"crop": "center"}, {"generator": 3}])
+def test_positions_beside_another_answer_are_refused(other):
+    with pytest.raises(ValueError, match="leave crop= and generator= out"):
+        SHORT(record(twelve_leads()), positions=np.array([0.5]), **other)
+
+
 def test_a_random_crop_without_a_seed_is_refused():
     with pytest.raises(ValueError, match="generator"):
         SHORT(record(twelve_leads()), crop="random")

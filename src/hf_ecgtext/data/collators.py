@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from hf_ecgtext.data.negative_sampling import NegativeSampler
+from hf_ecgtext.data.random_crops import RandomCrops
 from hf_ecgtext.data.stored import AnyEcg
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.processing import REPORT_CLEANERS
@@ -35,6 +36,10 @@ class EcgTextCollator:
         pack (`bool`): Leave stored integers as they are, at half the size of `ecg_values`; `unpack` must then turn them
             into `ecg_values` on the model's device. [`~hf_ecgtext.training.EcgTextTrainer`] does; no model takes a
             packed batch.
+
+    Attributes:
+        crops ([`~hf_ecgtext.data.random_crops.RandomCrops`]): Which part of a longer recording a training step reads,
+            where the processor's `crop` is `"random"`. The trainer tells it when an epoch begins.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class EcgTextCollator:
         self.report_keys = report_keys
         self._keys: dict[str, int] = {}
         self.ids_on_host = ids_on_host
+        self.crops = RandomCrops()
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Collate rows `{"ecg": EcgRecord, ...}` or `StoredEcg`s into signals, `lead_mask` and tokens or cache rows.
@@ -75,13 +81,15 @@ class EcgTextCollator:
         if self.report_keys:
             keys = [[self._key(own), self._key(paired)] for own, paired in zip(own_reports, reports, strict=True)]
             alignment["report_keys"] = torch.tensor(keys)
+        names = [record.record_id for record in records]
+        extractor = self.processor.feature_extractor
+        positions = self.crops.draw(extractor.crop, names)
         if self.pack:  # tensors of the whole batch come first: `find_batch_size` reads the first
-            batch = self.processor.feature_extractor.pack(records)
+            batch = extractor.pack(records, positions)
         else:
-            batch = dict(self.processor.feature_extractor(records, return_tensors="pt"))
+            batch = dict(extractor(records, positions=positions, return_tensors="pt"))
         if self.report_ids is not None and all(report in self.report_ids for report in reports):
             return batch | self._cached([self.report_ids[report] for report in reports]) | alignment
-        names = [record.record_id for record in records]
         return batch | dict(self.processor(text=reports, record_ids=names, return_tensors="pt")) | alignment
 
     def unpack(self, batch: Mapping[str, Any]) -> dict[str, Any]:

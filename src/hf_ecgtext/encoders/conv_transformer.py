@@ -299,7 +299,7 @@ class ConvTransformerModel(EcgEncoder):
         # The processor's float32 becomes the weights' type; under autocast the weights are float32 themselves.
         ecg_values = mask_missing_leads(ecg_values.to(self.class_token.dtype), lead_mask)
         hidden = self.embed_patches(ecg_values, visible)
-        class_token = self.class_token.to(hidden.dtype).expand(len(hidden), 1, -1)
+        class_token = self.class_token.to(hidden.dtype).expand(hidden.shape[0], 1, -1)
         hidden = self.dropout(self.norm(torch.cat([class_token, hidden], dim=1)))
         for layer in self.layers:
             hidden = layer(hidden)

@@ -205,7 +205,7 @@ class LeadTimeEmbedding(nn.Module):
 
 def to_patches(ecg_values: Tensor, patch_size: int) -> Tensor:
     """Cut every lead: `(batch, num_leads, num_samples)` to `(batch, num_tokens, patch_size)`, lead by lead."""
-    return ecg_values.reshape(len(ecg_values), -1, patch_size)
+    return ecg_values.reshape(ecg_values.shape[0], -1, patch_size)
 
 
 class LeadTimeTransformerModel(EcgEncoder):

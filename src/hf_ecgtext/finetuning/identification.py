@@ -26,6 +26,7 @@ from transformers import PrinterCallback, TrainingArguments
 
 from hf_ecgtext.data.identification import SegmentRows
 from hf_ecgtext.data.ledger import TRAINING_SPLIT, TrainingLedger, continued_ledger
+from hf_ecgtext.data.random_crops import RandomCrops
 from hf_ecgtext.data.stored import AnyEcg
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.features import FeatureCache
@@ -37,6 +38,7 @@ from hf_ecgtext.finetuning.lead_subsets import lead_subset, restrict_extractor, 
 from hf_ecgtext.finetuning.trainer import SCORE, StopWithoutProgress, validation_scores
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.training.checkpoints import last_complete_checkpoint, last_intact_checkpoint
+from hf_ecgtext.training.crops import CropEpochs
 from hf_ecgtext.training.launch import check_launch
 from hf_ecgtext.training.output_lock import found_by_main_process, locked_output
 from hf_ecgtext.training.resumable_trainer import ResumableTrainer
@@ -274,7 +276,7 @@ def finetune_identification(
             train_dataset=train,
             eval_dataset=validation,
             data_collator=_Collator(encoder),
-            callbacks=[StopWithoutProgress(recipe.patience)],
+            callbacks=[StopWithoutProgress(recipe.patience), CropEpochs()],
             encoder=encoder,
             data=data,
         )
@@ -301,10 +303,13 @@ class _Collator:
 
     def __init__(self, encoder: FewerLeads):
         self.encoder = encoder
+        self.crops = RandomCrops()
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         ecgs = [restrict_leads(row["ecg"], self.encoder.leads) for row in rows]
-        batch = dict(self.encoder.processor.feature_extractor(ecgs, return_tensors="pt"))
+        extractor = self.encoder.processor.feature_extractor
+        positions = self.crops.draw(extractor.crop, [ecg.record_id for ecg in ecgs])
+        batch = dict(extractor(ecgs, positions=positions, return_tensors="pt"))
         return {**batch, "labels": torch.tensor([row["person"] for row in rows])}
 
 

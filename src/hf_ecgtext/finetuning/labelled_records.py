@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset as TorchDataset
 
+from hf_ecgtext.data.random_crops import RandomCrops
 from hf_ecgtext.data.stored import AnyEcg
 from hf_ecgtext.data.tasks import EcgData, EcgRows
 from hf_ecgtext.errors import RecordError
@@ -198,6 +199,9 @@ class LabelCollator:
     Args:
         preparation ([`Preparation`]): From recordings to input.
         split ([`LabelledSplit`]): Whose rows are collated.
+
+    Attributes:
+        crops ([`~hf_ecgtext.data.random_crops.RandomCrops`]): As in [`~hf_ecgtext.data.collators.EcgTextCollator`].
     """
 
     def __init__(self, preparation: Preparation, split: LabelledSplit):
@@ -205,6 +209,7 @@ class LabelCollator:
         self._places: Mapping[str, int] = {name: place for place, name in enumerate(split.record_ids)}
         self._targets = torch.from_numpy(split.targets)
         self._known = torch.from_numpy(split.known)
+        self.crops = RandomCrops()
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Packed signals, `labels` int8 and `label_mask` bool, each of shape `(batch, num_classes)`.
@@ -219,7 +224,9 @@ class LabelCollator:
                     ecg.record_id, "it has no label of the task.", "Do not train with bad_records=replace."
                 )
         places = torch.tensor([self._places[ecg.record_id] for ecg in ecgs])
-        signals = self.preparation.extractor.pack([self.preparation.training_window(ecg) for ecg in ecgs])
+        extractor = self.preparation.extractor
+        positions = self.crops.draw(extractor.crop, [ecg.record_id for ecg in ecgs])
+        signals = extractor.pack([self.preparation.training_window(ecg) for ecg in ecgs], positions)
         return {**signals, "labels": self._targets[places], "label_mask": self._known[places]}
 
     def unpack(self, batch: Mapping[str, Any]) -> dict[str, Any]:

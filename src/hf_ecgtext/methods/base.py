@@ -99,10 +99,11 @@ class TextInputs:
     tower_embeds: Tensor | None = None
     tower_tokens: Tensor | None = None
 
-    def __len__(self) -> int:
+    @property
+    def num_texts(self) -> int:
         """Number of reports; 0 where there is no text."""
         given = self.input_ids if self.input_ids is not None else self.tower_embeds
-        return 0 if given is None else len(given)
+        return 0 if given is None else given.shape[0]  # not `len`, which would fix it where a program is exported
 
 
 class EcgTextModel(EcgPreTrainedModel):
@@ -116,7 +117,7 @@ class EcgTextModel(EcgPreTrainedModel):
     Attributes:
         text_cache_content (`"pooled"` or `"tokens"`): What `training_rows` needs of a frozen text tower.
         masks_inputs (`bool`): Whether `training_rows` hides parts of its input. Then embeddings that `forward` returns
-            in `eval()` come from a second pass over the whole input.
+            beside a loss in `eval()` come from a second pass over the whole input.
         uses_negatives (`bool`): Whether `training_rows` takes `is_aligned`, bool of shape `(batch,)`: `False` where the
             report is not the record's own. Only then may the trainer sample negatives.
         uses_report_keys (`bool`): Whether `training_rows` takes `report_keys`, int64 of shape `(batch, 2)`: of the
@@ -181,7 +182,7 @@ class EcgTextModel(EcgPreTrainedModel):
 
         Row `i` depends on record `i` alone (BatchNorm aside). `"ecg"` and `"text"` hold the embeddings in the shared
         space, as `embed_ecg` and `embed_text` give them; a loss that is a mean over something inside the records, such
-        as masked tokens, is given as its sum and its count per record.
+        as masked tokens, is given as its sum and its count per record. Integers and bool reach `loss_terms` exactly.
 
         Args:
             ecg_values (`torch.Tensor` of shape `(batch, num_leads, num_samples)`): Scaled signal.
@@ -249,17 +250,12 @@ class EcgTextModel(EcgPreTrainedModel):
             The loss of shape `()`, and the detached, unweighted terms.
         """
         with torch.autocast(self.device.type, enabled=False):  # similarities in bf16 would cost 2 % of the gradient
-            flat = [
-                value.flatten(1) if value.ndim > 1 else value.unsqueeze(1)
-                for value in (row.to(torch.promote_types(row.dtype, torch.float32)) for row in rows.values())
+            local = [
+                row.to(torch.promote_types(row.dtype, torch.float32)) if row.is_floating_point() else row
+                for row in rows.values()
             ]
-            joined = gather_batch(*flat, with_grad=getattr(self.config, "gather_with_grad", True))
-            terms = self.loss_terms(
-                {
-                    name: value.reshape(len(value), *row.shape[1:])
-                    for (name, row), value in zip(rows.items(), joined, strict=True)
-                }
-            )
+            joined = gather_batch(*local, with_grad=getattr(self.config, "gather_with_grad", True))
+            terms = self.loss_terms(dict(zip(rows, joined, strict=True)))
             loss = torch.stack([getattr(self.config, f"{name}_weight", 1.0) * term for name, term in terms.items()])
         return loss.sum(), {name: term.detach() for name, term in terms.items()}
 
@@ -271,6 +267,7 @@ class EcgTextModel(EcgPreTrainedModel):
         attention_mask: Tensor | None = None,
         text_tower_embeds: Tensor | None = None,
         text_tower_tokens: Tensor | None = None,
+        return_loss: bool | None = None,
         return_rows: bool = False,
         **extra: Any,
     ) -> EcgTextOutput:
@@ -283,25 +280,40 @@ class EcgTextModel(EcgPreTrainedModel):
             text_tower_embeds (`torch.Tensor` of shape `(batch, text_hidden_size)`, *optional*): Instead of tokens.
             text_tower_tokens (`torch.Tensor` of shape `(batch, num_tokens, text_hidden_size)`, *optional*): Beside
                 `text_tower_embeds`, for methods that read the tower's tokens.
+            return_loss (`bool`, *optional*): `False` embeds only, in one pass per tower and without what training
+                needs. `True` demands the loss, and leaves out the embeddings where they would take a second pass
+                (`masks_inputs` in `eval()`). By default the loss comes where the numbers fit, and the embeddings too.
             return_rows (`bool`): Return only what the loss is computed from (gradient caching does).
             extra: What the method's `training_rows` takes beside.
+
+        Raises:
+            TypeError: If the method takes no such `extra`.
+            ValueError: If the loss is demanded and there are not as many reports as ECGs.
         """
         text = TextInputs(input_ids, attention_mask, text_tower_embeds, text_tower_tokens)
         output = EcgTextOutput()
         ecg_embeds = text_embeds = None
-        if ecg_values is not None and len(text) == len(ecg_values):
+        num_ecgs, num_texts = 0 if ecg_values is None else ecg_values.shape[0], text.num_texts
+        if ecg_values is not None and (return_rows or return_loss is not False) and num_ecgs == num_texts:
             rows = self.training_rows(ecg_values, lead_mask, text, **extra)
             if return_rows:
                 return EcgTextOutput(rows=rows)
             output.loss, output.loss_terms = self.loss_from_rows(rows)
             if self.training or not self.masks_inputs:
                 ecg_embeds, text_embeds = rows["ecg"], rows["text"]
+            elif return_loss:
+                return output
         else:
-            check_no_extra_inputs(extra)
+            check_no_extra_inputs(extra, " where there is no loss")
+            if return_loss or return_rows:
+                raise ValueError(
+                    f"The loss needs as many reports as ECGs, but there are {num_texts} reports and {num_ecgs} ECGs. "
+                    "Give each ECG its report, or return_loss=False."
+                )
         if ecg_values is not None and ecg_embeds is None:
             output.ecg_model_output = self.ecg_encoder(ecg_values, lead_mask=lead_mask)
             ecg_embeds = self.embed_ecg(output.ecg_model_output)
-        if len(text) and text_embeds is None:
+        if num_texts and text_embeds is None:
             text_embeds = self.embed_text(self.encode_text(text)[0])
         if ecg_embeds is not None:
             output.ecg_embeds = F.normalize(ecg_embeds, dim=-1)
@@ -380,11 +392,11 @@ class EcgTextModel(EcgPreTrainedModel):
         return self.text_tower.model.get_input_embeddings()
 
 
-def check_no_extra_inputs(extra: dict[str, Any]) -> None:
+def check_no_extra_inputs(extra: dict[str, Any], where: str = "") -> None:
     """Refuse inputs that a method would ignore.
 
     Raises:
-        TypeError: If there are any; the message names them.
+        TypeError: If there are any; the message names them, and `where` they are not taken.
     """
     if extra:
-        raise TypeError(f"This method's forward takes no {', '.join(sorted(extra))}.")
+        raise TypeError(f"This method's forward takes no {', '.join(sorted(extra))}{where}.")

@@ -29,24 +29,43 @@ class _GatherRows(torch.autograd.Function):
         return gradient[start : start + ctx.num_rows]
 
 
-def gather_batch(*embeds: Tensor, with_grad: bool = True) -> tuple[Tensor, ...]:
-    """The embeddings of the joined batch of all processes, in one collective call.
+def gather_batch(*rows: Tensor, with_grad: bool = True) -> tuple[Tensor, ...]:
+    """The rows of the joined batch of all processes, each in its own type.
+
+    Floating-point rows travel in one collective call. Integers and bool, such as patient ids, would be rounded among
+    them: they travel as the bytes that they are, in a second call, which is left out where there are none.
 
     With the loss of the joined batch computed on every process and DDP averaging the parameters' gradients, the
     result equals one process with the joined batch (`tests/training/test_distributed.py`).
 
     Args:
-        embeds (`torch.Tensor` of shape `(batch, dim)`): Same batch size on every process and for every tensor; each
-            may have a `dim` of its own.
+        rows (`torch.Tensor` of shape `(batch, ...)`): Same batch size on every process and for every tensor; shapes and
+            types are the same on every process.
         with_grad (`bool`): Let gradients flow to all processes. `False` gathers without gradient and puts the own
             rows back, as MERL's released code does; it divides the gradient by the number of processes.
 
     Returns:
-        `tuple` of `torch.Tensor` of shape `(num_processes * batch, dim)`; the inputs themselves in a single process.
+        `tuple` of `torch.Tensor` of shape `(num_processes * batch, ...)`; the inputs themselves in a single process.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return embeds
-    packed = torch.cat(embeds, dim=1)
+        return rows
+    flat = [row.flatten(1) if row.ndim > 1 else row.unsqueeze(1) for row in rows]
+    numbers = [row for row in flat if row.is_floating_point()]
+    exact = [row.contiguous().view(torch.uint8) for row in flat if not row.is_floating_point()]
+    joined_numbers = iter(_gather_packed(numbers, with_grad) if numbers else ())
+    joined_exact = iter(_gather_packed(exact, with_grad=True) if exact else ())
+    joined = []
+    for row in rows:
+        if row.is_floating_point():
+            joined.append(next(joined_numbers).reshape(-1, *row.shape[1:]).to(row.dtype))
+        else:
+            joined.append(next(joined_exact).contiguous().view(row.dtype).reshape(-1, *row.shape[1:]))
+    return tuple(joined)
+
+
+def _gather_packed(parts: list[Tensor], with_grad: bool) -> tuple[Tensor, ...]:
+    """Tensors `(batch, dim)`, each with a `dim` of its own, in one collective call."""
+    packed = torch.cat(parts, dim=1)
     if with_grad:
         joined = _GatherRows.apply(packed)
     else:
@@ -54,7 +73,7 @@ def gather_batch(*embeds: Tensor, with_grad: bool = True) -> tuple[Tensor, ...]:
             joined = _GatherRows.apply(packed)
         start = dist.get_rank() * len(packed)
         joined = torch.cat([joined[:start], packed, joined[start + len(packed) :]])
-    return joined.split([part.shape[1] for part in embeds], dim=1)
+    return joined.split([part.shape[1] for part in parts], dim=1)
 
 
 class _SumOverProcesses(torch.autograd.Function):

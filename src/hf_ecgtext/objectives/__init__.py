@@ -10,6 +10,7 @@ from hf_ecgtext.objectives.contrastive import (
     symmetric_info_nce,
 )
 from hf_ecgtext.objectives.disentanglement import orthogonality
+from hf_ecgtext.objectives.learned_scale import bounded_scale
 from hf_ecgtext.objectives.reconstruction import (
     masked_patch_error,
     mean_of_counted,
@@ -19,6 +20,7 @@ from hf_ecgtext.objectives.reconstruction import (
 )
 
 __all__ = [
+    "bounded_scale",
     "equal_reports",
     "info_nce",
     "masked_patch_error",

@@ -24,7 +24,7 @@ from hf_ecgtext.leads import LIMB_LEAD_WEIGHTS
 from hf_ecgtext.processing.buffers import BufferPool
 from hf_ecgtext.processing.lead_mapping import LeadPlan, plan_leads
 from hf_ecgtext.processing.resampling import resampling_ratio
-from hf_ecgtext.processing.windows import crop_positions, crop_start, recorded_part
+from hf_ecgtext.processing.windows import crop_start, recorded_part, window_positions
 
 if TYPE_CHECKING:
     from hf_ecgtext.processing.feature_extraction_ecg import EcgFeatureExtractor
@@ -39,12 +39,15 @@ _RECORDS_AT_ONCE = 32
 """Their samples for the check of the limb leads stay in the processor's cache."""
 
 
-def pack_records(extractor: EcgFeatureExtractor, records: Sequence[AnyEcg]) -> dict[str, Tensor]:
+def pack_records(
+    extractor: EcgFeatureExtractor, records: Sequence[AnyEcg], positions: NDArray[np.float64] | None = None
+) -> dict[str, Tensor]:
     """The first half, on the CPU.
 
     Args:
         extractor ([`~hf_ecgtext.processing.EcgFeatureExtractor`]): Its settings.
         records (`Sequence[AnyEcg]`): The batch; only a [`StoredEcg`] of int16 samples can be packed.
+        positions (`np.ndarray` of shape `(batch,)`, *optional*): Where windows start, as in a call of the extractor.
 
     Returns:
         `dict[str, torch.Tensor]`, batch first: `lead_mask` (and `sample_mask`) as the extractor returns them; `ecg_adc`
@@ -57,8 +60,9 @@ def pack_records(extractor: EcgFeatureExtractor, records: Sequence[AnyEcg]) -> d
 
     Raises:
         RecordError: If a recording cannot be used; the message names it and the fix.
+        ValueError: If the positions are not one per record.
     """
-    positions = crop_positions(extractor.crop, None, len(records))
+    positions = window_positions(extractor.crop, len(records), given=positions)
     batch = _Batch(len(records), len(extractor.lead_names), extractor.num_samples)
     if extractor.bandpass_hz is None:
         groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
@@ -66,11 +70,11 @@ def pack_records(extractor: EcgFeatureExtractor, records: Sequence[AnyEcg]) -> d
             if isinstance(record, StoredEcg) and record.samples.dtype == np.int16:
                 groups[record.sampling_rate_hz, record.lead_names, record.num_samples].append(index)
         for indices in groups.values():
-            _pack_alike(extractor, records, indices, positions[indices[0]], batch)
+            _pack_alike(extractor, records, indices, positions[indices], batch)
 
     others = np.flatnonzero(~batch.is_packed).tolist()
     if 2 * len(others) >= len(records):  # then all as float32 is no larger
-        return dict(extractor(list(records), return_tensors="pt"))
+        return dict(extractor(list(records), positions=positions, return_tensors="pt"))
     packed: dict[str, NDArray] = {
         "lead_mask": batch.lead_mask,
         "ecg_adc": batch.adc,
@@ -87,7 +91,7 @@ def pack_records(extractor: EcgFeatureExtractor, records: Sequence[AnyEcg]) -> d
         packed["sample_mask"] = (time >= batch.recorded[:, :1]) & (time < batch.recorded[:, 1:])
     if others:
         batch.adc[others] = 0
-        features = extractor([records[index] for index in others])
+        features = extractor([records[index] for index in others], positions=positions[others])
         packed["ecg_float_rows"], packed["ecg_float_positions"] = features["ecg_values"], np.array(others)
         batch.lead_mask[others] = features["lead_mask"]
         if extractor.return_sample_mask:
@@ -189,7 +193,11 @@ class _Batch:
 
 
 def _pack_alike(
-    extractor: EcgFeatureExtractor, records: Sequence[Any], indices: list[int], position: float, batch: _Batch
+    extractor: EcgFeatureExtractor,
+    records: Sequence[Any],
+    indices: list[int],
+    positions: NDArray[np.float64],
+    batch: _Batch,
 ) -> None:
     """Packs those of the records that can be; they have one rate, length and set of lead names."""
     first = records[indices[0]]
@@ -208,16 +216,17 @@ def _pack_alike(
         return
 
     recorded = recorded_part(num_recorded, num_samples, extractor.pad)
-    start = crop_start(position, max(0, num_recorded - num_samples))
-    crop = slice(start, start + recorded.stop - recorded.start)
+    length = recorded.stop - recorded.start
+    starts = (crop_start(position, max(0, num_recorded - num_samples)) for position in positions)
+    crops = [slice(start, start + length) for start in starts]
     targets, rows = list(row_of), list(row_of.values())
     moves_nothing = plan.source == plan.target
     gain = np.stack([records[index].gain_per_mv for index in indices])  # (records, leads of the source)
     baseline = np.stack([records[index].baseline for index in indices])
     exact = _are_exact(gain, baseline)
     names = _NameCheck(plan, num_recorded, len(indices)) if extractor.check_limb_leads != "off" else None
-    glance = slice(crop.start, crop.stop, max(1, (crop.stop - crop.start) // 8))
-    glances = np.empty((len(indices), len(first.lead_names), len(range(num_recorded)[glance])), dtype=np.int16)
+    stride = max(1, length // 8)
+    glances = np.empty((len(indices), len(first.lead_names), len(range(0, length, stride))), dtype=np.int16)
     absent = [target for target in range(len(plan.target)) if target not in row_of]
     packed: list[int] = []  # positions in `indices`
     for number in exact.nonzero()[0].tolist():
@@ -225,7 +234,8 @@ def _pack_alike(
         samples = records[indices[number]].samples
         if samples.min() == INVALID_SAMPLE:
             continue
-        glances[number] = samples[:, glance]
+        crop = crops[number]
+        glances[number] = samples[:, crop.start : crop.stop : stride]
         if names is not None:
             names.samples[number] = samples[names.rows, names.subset]
         window = batch.adc[indices[number]]
@@ -242,7 +252,7 @@ def _pack_alike(
     if not packed:
         return
     # What is not packed after all stays in the batch as it is: float rows take its place on the device.
-    accepted = ~_are_constant(glances[packed][:, rows], packed, indices, records, rows, crop, extractor.scaling)
+    accepted = ~_are_constant(glances[packed][:, rows], packed, indices, records, rows, crops, extractor.scaling)
     if names is not None:
         accepted &= names.are_right(packed, gain, baseline)
     chosen = np.array(packed)[accepted]
@@ -308,7 +318,7 @@ def _are_constant(
     indices: list[int],
     records: Sequence[Any],
     rows: list[int],
-    crop: slice,
+    crops: list[slice],
     scaling: str,
 ) -> NDArray[np.bool_]:
     """Of each record, whether it is constant in all leads, or under `"zscore_lead"` in any: there the CPU speaks up.
@@ -317,6 +327,7 @@ def _are_constant(
     """
     suspicious = (glances == glances[..., :1]).all(axis=-1)  # (records, leads)
     for position, lead in np.argwhere(suspicious):
-        samples = records[indices[numbers[position]]].samples[rows[lead], crop]
+        number = numbers[position]
+        samples = records[indices[number]].samples[rows[lead], crops[number]]
         suspicious[position, lead] = (samples == samples[0]).all()
     return suspicious.any(axis=-1) if scaling == "zscore_lead" else suspicious.all(axis=-1)

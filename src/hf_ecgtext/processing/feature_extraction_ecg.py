@@ -31,7 +31,7 @@ from hf_ecgtext.processing.settings import (
     reject_unknown_settings,
     setting_names,
 )
-from hf_ecgtext.processing.windows import CROPS, PADS, crop_or_pad, crop_positions
+from hf_ecgtext.processing.windows import CROPS, PADS, crop_or_pad, window_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +56,8 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             published weights need `hf_ecgtext.leads.MIMIC_LEADS`.
         sampling_rate_hz (`float`): Rate of the model's input.
         duration_s (`float`): Length of the model's input.
-        crop (`str`): Which part of a longer record is used: `"start"`, `"center"` or `"random"`.
+        crop (`str`): Which part of a longer record is used: `"start"`, `"center"` or `"random"`, which is another part
+            in every epoch of a training, and otherwise, as in evaluation, the centre.
         pad (`str`): Where a shorter record is filled with 0 mV: at its `"end"`, or on both sides with the record in the
             `"center"`.
         return_sample_mask (`bool`): Whether to return `sample_mask`, `False` at padding.
@@ -156,6 +157,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         record_ids: Sequence[str] | None = None,
         crop: str | None = None,
         generator: np.random.Generator | int | None = None,
+        positions: NDArray[np.float64] | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
         """Prepares one recording or a batch.
@@ -169,9 +171,12 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
                 which are then read in the order of `STANDARD_LEADS`, whatever order the model wants.
             unit (`str`): Unit of the arrays: `"mV"`, `"uV"` or `"V"`.
             record_ids (`Sequence[str]`, *optional*): Names of the arrays in messages.
-            crop (`str`, *optional*): In place of the setting, such as `"random"` in training.
+            crop (`str`, *optional*): In place of the setting.
             generator (`np.random.Generator` or `int`, *optional*): Source or seed of `crop="random"`, which needs one.
-                Each record draws one number, in the order of the batch.
+                Each record draws one number, in the order of the batch. Where `"random"` is the setting, there is a
+                random crop with a generator, and the centre without.
+            positions (`np.ndarray` of shape `(batch,)`, *optional*): Where each record's window starts, in [0, 1) of
+                the possible starts; in place of `crop` and `generator`.
             return_tensors (`str`, *optional*): `"pt"` for torch tensors; NumPy arrays otherwise.
 
         Returns:
@@ -184,8 +189,8 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             ValueError: If an argument is missing, impossible, or contradicts another.
         """
         recordings = collect_recordings(ecg, sampling_rate_hz, lead_names, unit, record_ids)
-        crop = self.crop if crop is None else check_choice("crop", crop, CROPS)
-        positions = crop_positions(crop, generator, len(recordings))
+        crop = None if crop is None else check_choice("crop", crop, CROPS)
+        positions = window_positions(self.crop, len(recordings), crop, generator, positions)
 
         ecg_values = np.empty((len(recordings), len(self.lead_names), self.num_samples), dtype=np.float32)
         lead_mask = np.empty(ecg_values.shape[:2], dtype=bool)
@@ -212,9 +217,9 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             data["sample_mask"] = sample_mask
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def pack(self, records: Sequence[AnyEcg]) -> dict[str, Tensor]:
+    def pack(self, records: Sequence[AnyEcg], positions: NDArray[np.float64] | None = None) -> dict[str, Tensor]:
         """Records for `unpack`: stored integers stay integers; see `hf_ecgtext.processing.device.pack_records`."""
-        return pack_records(self, records)
+        return pack_records(self, records, positions)
 
     def unpack(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """`ecg_values` and `lead_mask` from `pack`, on the device of its tensors, equal to those of a call.

@@ -27,6 +27,41 @@ def crop_positions(crop: str, generator: np.random.Generator | int | None, num_r
     return np.random.default_rng(generator).random(num_records)
 
 
+def window_positions(
+    setting: str,
+    num_records: int,
+    crop: str | None = None,
+    generator: np.random.Generator | int | None = None,
+    given: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Where each record's window starts, in [0, 1) of the possible starts.
+
+    Args:
+        setting (`str`): One of `CROPS`. As a setting, and without a generator, `"random"` means the centre: only
+            training draws, and whoever evaluates or asks a trained model reads the same part every time.
+        num_records (`int`): How many there are.
+        crop (`str`, *optional*): In place of the setting.
+        generator (`np.random.Generator` or `int`, *optional*): As in `crop_positions`.
+        given (`np.ndarray` of shape `(num_records,)`, *optional*): The answer, from a caller who drew it.
+
+    Raises:
+        ValueError: If positions are given beside a crop or a generator, are not one per record, or leave [0, 1); or if
+            `crop` is `"random"` and there is no generator.
+    """
+    if given is None:
+        if crop is None:
+            crop = "center" if setting == "random" and generator is None else setting
+        return crop_positions(crop, generator, num_records)
+    if crop is not None or generator is not None:
+        raise ValueError("positions= says where windows start: leave crop= and generator= out.")
+    positions = np.asarray(given, dtype=np.float64)
+    if positions.shape != (num_records,) or not ((positions >= 0) & (positions < 1)).all():
+        raise ValueError(
+            f"positions must be one number in [0, 1) for each of the {num_records} records, got {given!r}."
+        )
+    return positions
+
+
 def crop_start(position: float, excess: int) -> int:
     """First sample of a window, for a recording that is `excess` samples longer than it."""
     return int(position * (excess + 1))

@@ -16,6 +16,7 @@ from hf_ecgtext.data.tasks import EcgRows
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.methods.distributed import synchronise_batch_norm
 from hf_ecgtext.training.arguments import EcgTextTrainingArguments
+from hf_ecgtext.training.crops import CropEpochs, without_random_crops
 from hf_ecgtext.training.degenerate_batches import DegenerateBatchWatch, check_pairs, check_reports
 from hf_ecgtext.training.free_memory import least_free_memory
 from hf_ecgtext.training.gradient_cache import backward_in_chunks, check_no_batch_norm
@@ -105,6 +106,7 @@ class EcgTextTrainer(ResumableTrainer):
         self.can_return_loss = True
         self.ledger = continued_ledger(ledger, model.name_or_path)
         self.batch_watch = DegenerateBatchWatch(model)
+        self.add_callback(CropEpochs())
         self.text_cache: TextCache | None = None
         self._term_sums: dict[bool, dict[str, Tensor]] = {True: {}, False: {}}  # by whether the model trains
         self._term_counts = {True: 0, False: 0}
@@ -147,10 +149,19 @@ class EcgTextTrainer(ResumableTrainer):
         return block_loader(self.train_dataset, order, self.data_collator, self.args, self.accelerator.device)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """As usual; a batch of a single pair is refused where pairs are compared."""
-        loader = super().get_eval_dataloader(eval_dataset)
+        """As usual; of a longer recording it reads the same part every time.
+
+        A batch of a single pair is refused where pairs are compared.
+        """
+        with without_random_crops(self):
+            loader = super().get_eval_dataloader(eval_dataset)
         check_pairs(self.model, self.args, loader.dataset, self.args.eval_batch_size, "validation")
         return loader
+
+    def get_test_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """As `get_eval_dataloader`."""
+        with without_random_crops(self):
+            return super().get_test_dataloader(*args, **kwargs)
 
     def _fill_text_cache(self) -> None:
         reports: set[str] = set()
@@ -229,7 +240,7 @@ class EcgTextTrainer(ResumableTrainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The model's own loss; its terms are summed on the device until the next log."""
-        outputs = model(**self._look_up_text(inputs))
+        outputs = model(**{**self._look_up_text(inputs), "return_loss": True})
         self._add_terms(outputs["loss_terms"] or {}, model.training)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 

@@ -36,7 +36,7 @@ class SeparatedAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """`(batch, num_tokens, dim)` to the same shape; the separators are dropped again."""
-        separator = self.separator.expand(len(tokens), 1, -1)
+        separator = self.separator.expand(tokens.shape[0], 1, -1)
         sequence = torch.cat([separator, tokens, separator], dim=1) + self.position_embedding
         attended, _ = self.attention(sequence, sequence, sequence, need_weights=False)
         return attended[:, 1:-1]
@@ -72,7 +72,7 @@ class DropPath(nn.Dropout):
 
     def forward(self, branch: Tensor) -> Tensor:
         """`(batch, num_tokens, dim)` to the same shape."""
-        return branch * F.dropout(branch.new_ones(len(branch), 1, 1), self.p, self.training)
+        return branch * F.dropout(branch.new_ones(branch.shape[0], 1, 1), self.p, self.training)
 
 
 class DecoderAttention(nn.Module):
@@ -152,7 +152,7 @@ class FeatureDecoder(nn.Module):
         """
         length = tokens.shape[1]
         first, middle, last = self.position_embedding.split([1, self.position_embedding.shape[1] - 2, 1], dim=1)
-        separator = self.separator.expand(len(tokens), 1, -1)
+        separator = self.separator.expand(tokens.shape[0], 1, -1)
         hidden = torch.cat([separator + first, self.embedding(tokens) + middle[:, :length], separator + last], dim=1)
         attended = None if is_real is None else F.pad(is_real, (1, 1), value=True)[:, None, None]
         for block in self.blocks:

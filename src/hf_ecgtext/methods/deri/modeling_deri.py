@@ -258,7 +258,7 @@ class DeriModel(EcgTextModel):
         assert self.ecg_to_text is not None
         if self.config.use_shared_embedding:
             assert self.text_to_ecg is not None
-            shared = self.text_to_ecg.separator.expand(len(aligned_tokens), 1, -1)
+            shared = self.text_to_ecg.separator.expand(aligned_tokens.shape[0], 1, -1)
             aligned_tokens = torch.cat([aligned_tokens, shared], dim=1)
         return self.ecg_to_text(aligned_tokens)
 

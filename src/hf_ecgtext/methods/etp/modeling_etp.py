@@ -17,11 +17,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_ecgtext.encoders.heads import projection_head
 from hf_ecgtext.methods.base import EcgTextModel, TextInputs, check_no_extra_inputs
-from hf_ecgtext.methods.etp.configuration_etp import EtpConfig
-from hf_ecgtext.objectives import symmetric_cross_entropy
-
-# CLIP's bound. Only a learnable temperature can reach it; beyond it the temperature gets no gradient.
-_MAX_LOGIT_SCALE = 100.0
+from hf_ecgtext.methods.etp.configuration_etp import LARGEST_LOGIT_SCALE, EtpConfig
+from hf_ecgtext.objectives import bounded_scale, symmetric_cross_entropy
 
 
 class EtpModel(EcgTextModel):
@@ -53,10 +50,10 @@ class EtpModel(EcgTextModel):
 
     @property
     def logit_scale(self) -> float | Tensor:
-        """Inverse of the temperature, fixed or learned."""
+        """Inverse of the temperature, fixed, or learned and at most 100."""
         if not self.config.learnable_temperature:
             return 1.0 / self.config.temperature
-        return self.log_logit_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
+        return bounded_scale(self.log_logit_scale, LARGEST_LOGIT_SCALE)
 
     def embed_ecg(self, encoder_output: BaseModelOutputWithPooling) -> Tensor:
         """`(batch, projection_dim)`, not normalised."""

@@ -50,7 +50,7 @@ class AttentionPool1d(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """`(batch, num_tokens, dim)` to `(batch, dim)`."""
         cls = self.cls_token + self.cls_position_factor * self.position_embedding[:, :1]
-        cls = cls.expand(len(tokens), -1, -1)  # (batch, 1, dim)
+        cls = cls.expand(tokens.shape[0], -1, -1)  # (batch, 1, dim)
         sequence = torch.cat([cls, tokens + self.position_embedding[:, 1:]], dim=1)
         pooled, _ = self.attention(cls, sequence, sequence, need_weights=False)
         return self.projection(pooled[:, 0])
