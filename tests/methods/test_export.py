@@ -140,9 +140,8 @@ def test_forward_without_a_loss_is_exported_for_any_number_of_ecgs_and_texts(mod
     ecgs, texts, tokens = Dim("ecgs", min=1), Dim("texts", min=1), Dim("tokens", min=1, max=128)
     inputs = {"ecg_values": ecg, "lead_mask": lead_mask, "input_ids": ids, "attention_mask": mask}
     shapes = {"ecg_values": {0: ecgs}, "lead_mask": {0: ecgs}}
-    shapes |= dict.fromkeys(("input_ids", "attention_mask"), {0: texts, 1: tokens})
-    wrapped = OnlyLogits(model)
-    program = torch.export.export(wrapped, (), inputs, dynamic_shapes=shapes).module()
+    shapes |= {name: {0: texts, 1: tokens} for name in ("input_ids", "attention_mask")}
+    program = torch.export.export(OnlyLogits(model), (), inputs, dynamic_shapes=shapes).module()
     for num_ecgs, num_texts in ((1, 5), (4, 4), (6, 1)):
         ecg, lead_mask = signals(num_ecgs, model.config.ecg_config)
         ids, mask = reports(num_texts, 11, 50)

@@ -1,4 +1,4 @@
-"""`ecg.crop=random` in a real training: another part of a long recording in every epoch, and the centre in evaluation."""
+"""`ecg.crop=random` in a real training: another part of a recording in every epoch, and the centre in evaluation."""
 
 from __future__ import annotations
 

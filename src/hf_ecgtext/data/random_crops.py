@@ -41,8 +41,8 @@ class RandomCrops:
             record_ids (`Sequence[str]`): Of a batch.
 
         Returns:
-            `np.ndarray` of shape `(batch,)`, or `None` before the first epoch, or if the setting is not `"random"`: then
-            the feature extractor knows by itself.
+            `np.ndarray` of shape `(batch,)`, or `None` before the first epoch and if the setting is not `"random"`:
+            then the feature extractor knows by itself.
         """
         if self._epoch is None or crop != "random":
             return None
