@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -96,10 +96,10 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> bool:
-    """Whether the condition came true before the training ended."""
+def wait_for(path: Path, process: subprocess.Popen[str]) -> bool:
+    """Whether a file or folder appeared before the training ended."""
     while process.poll() is None:
-        if condition():
+        if path.exists():
             return True
         time.sleep(0.001)
     return False
@@ -110,7 +110,7 @@ def moments(runs: Runs) -> Iterator[tuple[str, bool]]:
     for number in range(5):
         folder = runs.work / f"moments-{number}"
         process = runs.start(folder)
-        wait_for(lambda folder=folder: (folder / f"checkpoint-{SAVE_STEPS}").is_dir(), process)
+        wait_for(folder / f"checkpoint-{SAVE_STEPS}", process)
         time.sleep(runs.random.uniform(0, 3))
         kill(process)
         yield f"killed at {newest(folder)}", runs.is_right(folder)
@@ -122,7 +122,7 @@ def saving(runs: Runs) -> Iterator[tuple[str, bool]]:
         folder = runs.work / f"saving-{number}"
         target = folder / f"checkpoint-{SAVE_STEPS * runs.random.randint(2, STEPS // SAVE_STEPS)}"
         process = runs.start(folder)
-        wait_for(target.is_dir, process)
+        wait_for(target, process)
         time.sleep(runs.random.uniform(0, 0.02))
         kill(process)
         state = "complete" if (target / "trainer_state.json").is_file() else "incomplete"
@@ -135,7 +135,7 @@ def finished(runs: Runs) -> Iterator[tuple[str, bool]]:
         folder = runs.work / f"finished-{number}"
         process = runs.start(folder)
         first = folder / f"checkpoint-{STEPS}" / "trainer_state.json" if number < 2 else folder / "config.json"
-        wait_for(first.is_file, process)
+        wait_for(first, process)
         time.sleep(runs.random.uniform(0, 0.02))
         kill(process)
         left = ", ".join(sorted(file.name for file in folder.iterdir() if file.is_file() and file.suffix != ".lock"))
@@ -169,9 +169,7 @@ def full_disk(runs: Runs) -> Iterator[tuple[str, bool]]:
                 return
             folder = disk / "run"
             process = runs.start(folder)
-            wait_for(
-                lambda folder=folder: (folder / f"checkpoint-{SAVE_STEPS}" / "trainer_state.json").is_file(), process
-            )
+            wait_for(folder / f"checkpoint-{SAVE_STEPS}" / "trainer_state.json", process)
             filler = disk / "filler"
             with filler.open("wb") as file:
                 room = shutil.disk_usage(disk).free - runs.random.randint(0, 3_000_000)
@@ -187,7 +185,7 @@ def rank(runs: Runs) -> Iterator[tuple[str, bool]]:
     for number in range(3):
         folder = runs.work / f"rank-{number}"
         process = runs.start(folder, processes=2)
-        wait_for(lambda folder=folder: (folder / f"checkpoint-{SAVE_STEPS}" / "trainer_state.json").is_file(), process)
+        wait_for(folder / f"checkpoint-{SAVE_STEPS}" / "trainer_state.json", process)
         time.sleep(runs.random.uniform(0, 2))
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         if process.poll() is None and children:
@@ -200,7 +198,7 @@ def second(runs: Runs) -> Iterator[tuple[str, bool]]:
     """Another training into the folder of a running one."""
     folder = runs.work / "second"
     process = runs.start(folder)
-    wait_for(lambda: (folder / f"checkpoint-{SAVE_STEPS}" / "trainer_state.json").is_file(), process)
+    wait_for(folder / f"checkpoint-{SAVE_STEPS}" / "trainer_state.json", process)
     process.send_signal(signal.SIGSTOP)
     refused, _ = (other := runs.start(folder, resume=True)).communicate(timeout=900)
     process.send_signal(signal.SIGCONT)

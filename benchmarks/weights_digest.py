@@ -51,6 +51,8 @@ def digest(method: str, name: str, steps: int) -> str | None:
         settings += ["text_model=tiny-bert", "config.text_pooling=mean"]
         if "max_text_tokens" in recipe.config.to_dict():
             settings.append("config.max_text_tokens=128")  # what the tiny text encoder reads
+    if recipe.training.get("lr_restart_steps"):
+        settings.append(f"training.lr_restart_steps={steps}")
     if recipe.training.get("negative_sampling"):
         settings.append("training.negative_sampling=random")
     with tempfile.TemporaryDirectory() as folder:

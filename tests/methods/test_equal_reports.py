@@ -1,4 +1,4 @@
-"""Equal reports of several records: negatives of each other, as published, or recognised as positives."""
+"""Equal reports of several records: negatives of each other, as published, or recognised (`equal_reports`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.data.negative_sampling import NegativeSampler
 from hf_ecgtext.methods import get_recipe, method_names
-from hf_ecgtext.objectives import equal_reports
+from hf_ecgtext.objectives import report_pairs, sigmoid_pair_loss
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
 
 TERMS = {"cmelt": "ets", "cgdmer": "siglip"}
@@ -32,14 +32,40 @@ def rows_of(*reports: str):
     ]
 
 
-def test_a_pair_is_an_ecg_and_any_report_that_reads_like_its_own():
-    keys = torch.tensor([[7, 7], [7, 9], [2**62 + 1, 7], [2**62, 2**62]])
-    assert equal_reports(keys).tolist() == [
+KEYS = torch.tensor([[7, 7], [7, 9], [2**62 + 1, 7], [2**62, 2**62]])
+READS_ALIKE = torch.tensor(
+    [
         [True, False, True, False],
-        [True, False, True, False],
-        [False, False, False, False],  # its own report stands beside no record
+        [True, False, True, False],  # its own report stands beside records 0 and 2, another one beside itself
+        [False, False, False, False],
         [False, False, False, True],
     ]
+)
+
+
+def test_an_ecg_s_report_may_stand_beside_another_record():
+    own = READS_ALIKE & torch.eye(4, dtype=torch.bool)
+    pairs, ignored = report_pairs(KEYS, "positive")
+    assert torch.equal(pairs, READS_ALIKE)
+    assert ignored is None
+    pairs, ignored = report_pairs(KEYS, "ignored")
+    assert torch.equal(pairs, own)
+    assert torch.equal(ignored, READS_ALIKE & ~own)
+    pairs, ignored = report_pairs(KEYS, "negative")
+    assert torch.equal(pairs, own)
+    assert ignored is None
+
+
+@pytest.mark.parametrize("reduction", ["mean_rows", "mean_pairs"])
+def test_what_is_ignored_has_no_part_in_the_loss(reduction):
+    logits = torch.tensor([[2.0, -1.0], [0.5, 3.0]], dtype=torch.float64, requires_grad=True)
+    ignored = torch.tensor([[False, True], [False, False]])
+    loss = sigmoid_pair_loss(logits, None, reduction, ignored)
+    counted = [F.softplus(value) for value in (-logits[0, 0], logits[1, 0], -logits[1, 1])]
+    torch.testing.assert_close(loss, sum(counted) / (2 if reduction == "mean_rows" else 3))
+    loss.backward()
+    assert logits.grad[0, 1] == 0
+    assert (logits.grad != 0).sum() == 3
 
 
 def test_the_collator_gives_keys_of_the_own_and_of_the_paired_report_after_cleaning():
@@ -61,13 +87,13 @@ def test_the_collator_gives_keys_of_the_own_and_of_the_paired_report_after_clean
     assert "report_keys" not in EcgTextCollator(processor)(rows)
 
 
+@pytest.mark.parametrize("choice", ["positive", "ignored"])
 @pytest.mark.parametrize("method", sorted(TERMS))
-def test_the_pair_term_takes_them_for_positives_where_it_is_told_to(method):
-    model, processor = build(method)
+def test_the_pair_term_takes_equal_reports_as_it_is_told_to(method, choice):
+    model, processor = build(method, choice)
     model.eval()  # no dropout
-    batch = EcgTextCollator(processor, report_keys=True)(
-        rows_of("normal ecg", "old infarct", "normal ecg", "pacemaker")
-    )
+    records = rows_of("normal ecg", "old infarct", "normal ecg", "pacemaker")
+    batch = EcgTextCollator(processor, report_keys=True)(records)
     with torch.no_grad():
         rows = model.training_rows(
             batch.pop("ecg_values"), batch.pop("lead_mask"), text_of(batch), report_keys=batch["report_keys"]
@@ -80,12 +106,15 @@ def test_the_pair_term_takes_them_for_positives_where_it_is_told_to(method):
             logits = model.siglip_log_scale.exp() * cosines + model.siglip_bias
         others = {name: value for name, value in rows.items() if name != "report_keys"}
         published = model.loss_terms(others)[TERMS[method]]
-    is_pair = torch.eye(4, dtype=torch.bool)
-    losses = F.softplus(torch.where(is_pair, -logits, logits))
-    reduction = (lambda values: values.mean()) if method == "cmelt" else (lambda values: values.sum(dim=1).mean())
-    torch.testing.assert_close(published, reduction(losses))
-    is_pair[0, 2] = is_pair[2, 0] = True
-    torch.testing.assert_close(term, reduction(F.softplus(torch.where(is_pair, -logits, logits))))
+    reduction = "mean_pairs" if method == "cmelt" else "mean_rows"
+    is_pair, equal = torch.eye(4, dtype=torch.bool), torch.zeros(4, 4, dtype=torch.bool)
+    equal[0, 2] = equal[2, 0] = True
+    torch.testing.assert_close(published, sigmoid_pair_loss(logits, is_pair, reduction))
+    expected = {
+        "positive": sigmoid_pair_loss(logits, is_pair | equal, reduction),
+        "ignored": sigmoid_pair_loss(logits, is_pair, reduction, equal),
+    }[choice]
+    torch.testing.assert_close(term, expected)
     assert term != published
 
 
@@ -103,7 +132,7 @@ def test_where_they_are_negatives_keys_are_refused_and_the_trainer_gives_none(me
     with pytest.raises(TypeError, match="takes no report_keys"):
         model(**batch)
     args = EcgTextTrainingArguments(str(tmp_path), per_device_train_batch_size=8, use_cpu=True)
-    for choice, given in (("negative", False), ("positive", True)):
+    for choice, given in (("negative", False), ("positive", True), ("ignored", True)):
         model, processor = build(method, choice)
         trainer = EcgTextTrainer(model, args, processor, synthetic_dataset)
         assert trainer.data_collator.report_keys is given

@@ -37,7 +37,8 @@ class ConvTransformerConfig(EcgConfig):
         intermediate_size (`int`): Width of the feed-forward layer.
         position_kernel_size, position_groups (`int`): Of the convolution that encodes positions.
         dropout, attention_dropout (`float`): Rates.
-        add_pooler (`bool`): Dense and tanh on the class token; without it `pooler_output` is the class token itself.
+        pooling (`str`): What represents the recording: the `"class_token"`, or the `"mean"` of the other tokens.
+        add_pooler (`bool`): Dense and tanh behind that; without it `pooler_output` is that itself.
         pooler_order (`str`): `"dense_tanh"` (D-BETA) or `"tanh_dense"` (the order in which C-MELT's paper names them).
         leak_free_masking (`bool`): With hidden patches, compute everything from visible ones alone: they are cut out
             before the first convolution, and zeros stand in their places where positions are encoded. `False` is the
@@ -62,6 +63,7 @@ class ConvTransformerConfig(EcgConfig):
     position_groups: int = 16
     dropout: float = 0.1
     attention_dropout: float = 0.1
+    pooling: Literal["class_token", "mean"] = "class_token"
     add_pooler: bool = True
     pooler_order: PoolerOrder = "dense_tanh"
     leak_free_masking: bool = True
@@ -293,7 +295,8 @@ class ConvTransformerModel(EcgEncoder):
 
         Returns:
             `last_hidden_state` `(batch, 1 + num_tokens, hidden_size)`, or `(batch, 1 + keep, hidden_size)`: the
-            projected class token and patch tokens; `pooler_output` `(batch, hidden_size)` is the pooled class token.
+            projected class token and patch tokens; `pooler_output` `(batch, hidden_size)`: what `pooling` takes of
+            them, through the pooler where there is one.
         """
         check_ecg_shape(ecg_values, self.config.num_leads, self.config.num_samples)
         # The processor's float32 becomes the weights' type; under autocast the weights are float32 themselves.
@@ -304,7 +307,8 @@ class ConvTransformerModel(EcgEncoder):
         for layer in self.layers:
             hidden = layer(hidden)
         hidden = self.projection(hidden)
-        pooled = hidden[:, 0] if self.pooler is None else self.pooler(hidden[:, 0])
+        whole = hidden[:, 0] if self.config.pooling == "class_token" else hidden[:, 1:].mean(dim=1)
+        pooled = whole if self.pooler is None else self.pooler(whole)
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
 
     def embed_patches(self, ecg_values: Tensor, visible: Tensor | None = None) -> Tensor:

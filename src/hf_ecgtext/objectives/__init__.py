@@ -2,9 +2,9 @@
 
 from hf_ecgtext.objectives.classification import matching_loss
 from hf_ecgtext.objectives.contrastive import (
-    equal_reports,
     info_nce,
     nt_xent,
+    report_pairs,
     sigmoid_pair_loss,
     symmetric_cross_entropy,
     symmetric_info_nce,
@@ -21,7 +21,6 @@ from hf_ecgtext.objectives.reconstruction import (
 
 __all__ = [
     "bounded_scale",
-    "equal_reports",
     "info_nce",
     "masked_patch_error",
     "matching_loss",
@@ -30,6 +29,7 @@ __all__ = [
     "nt_xent",
     "orthogonality",
     "patch_error_sum",
+    "report_pairs",
     "sigmoid_pair_loss",
     "symmetric_cross_entropy",
     "symmetric_info_nce",

@@ -115,23 +115,32 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float | Tensor) -> Tenso
     return F.cross_entropy(logits.masked_fill(itself, float("-inf")), partner)
 
 
-def equal_reports(report_keys: Tensor) -> Tensor:
-    """Which ECG and which report of a batch belong together, also where the report is another record's.
+def report_pairs(
+    report_keys: Tensor, equal_reports: Literal["negative", "positive", "ignored"]
+) -> tuple[Tensor, Tensor | None]:
+    """Which ECG and which report of a batch belong together, where several records may have equal reports.
 
     Args:
         report_keys (`torch.Tensor` of shape `(batch, 2)`): Integers: of each record's own report, and of the report
             that stands beside it, which is another one where negatives are drawn.
+        equal_reports (`str`): What an ECG and another record's report are if it reads like the ECG's own.
 
     Returns:
-        `torch.Tensor` of shape `(batch, batch)`: bool; `[i, j]` whether report `j` reads like the own one of ECG `i`.
+        Two bool `torch.Tensor` of shape `(batch, batch)`: `[i, j]` whether ECG `i` and report `j` are a pair, and
+        whether they count as neither; `None` where all count.
     """
-    return report_keys[:, :1] == report_keys[:, 1]
+    reads_alike = report_keys[:, :1] == report_keys[:, 1]
+    if equal_reports == "positive":
+        return reads_alike, None
+    itself = torch.eye(len(report_keys), dtype=torch.bool, device=report_keys.device)
+    return reads_alike & itself, reads_alike & ~itself if equal_reports == "ignored" else None
 
 
 def sigmoid_pair_loss(
     logits: Tensor,
     is_pair: Tensor | None = None,
     reduction: Literal["mean_rows", "mean_pairs"] = "mean_rows",
+    is_ignored: Tensor | None = None,
 ) -> Tensor:
     """Every combination of `i` and `j` is a binary question: do they belong together?
 
@@ -141,7 +150,8 @@ def sigmoid_pair_loss(
         is_pair (`torch.Tensor` of shape `(batch, num_candidates)`, *optional*): `True` where the two belong together;
             the diagonal by default.
         reduction (`str`): `"mean_rows"` sums over candidates and averages over the batch (the papers); `"mean_pairs"`
-            averages over all combinations (D-BETA's released code).
+            averages over all combinations that count (D-BETA's released code).
+        is_ignored (`torch.Tensor` of shape `(batch, num_candidates)`, *optional*): `True` where no answer counts.
 
     Returns:
         `torch.Tensor` of shape `()`: Loss in nats.
@@ -154,8 +164,10 @@ def sigmoid_pair_loss(
     if is_pair is None:
         is_pair = torch.eye(*logits.shape, dtype=torch.bool, device=logits.device)
     losses = F.softplus(torch.where(is_pair, -logits, logits))  # -log sigmoid(y * logit) with y = +-1
+    if is_ignored is not None:
+        losses = losses.masked_fill(is_ignored, 0.0)
     if reduction == "mean_rows":
         return losses.sum(dim=1).mean()
     if reduction == "mean_pairs":
-        return losses.mean()
+        return losses.mean() if is_ignored is None else losses.sum() / (~is_ignored).sum()
     raise ValueError(f"reduction must be 'mean_rows' or 'mean_pairs', not '{reduction}'.")

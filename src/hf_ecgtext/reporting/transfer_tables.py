@@ -115,12 +115,12 @@ def put_references(grid: Grid, placed: Sequence[tuple[str, EvaluationResult]], r
         placed (`Sequence[tuple[str, EvaluationResult]]`): Columns and the lines in them; only retrieval has references.
         references (`Sequence[str]`): Among `chance` and `always_commonest`.
     """
-    for column, found in split_by(placed, lambda place: place[0]).items():
+    for column in dict.fromkeys(column for column, _ in placed):
+        found = [line for place, line in placed if place == column and line.evaluation == "retrieval"]
         for reference in references:
-            levels = [line.details[reference] for _, line in found if line.details.get(reference) is not None]
-            if levels and found[0][1].evaluation == "retrieval":
-                row = reference_row(_REFERENCES[reference])
-                grid.put(row, column, column, level_cell(found[0][1].metric, levels))
+            levels = [line.details[reference] for line in found if line.details.get(reference) is not None]
+            if levels:
+                grid.put(reference_row(_REFERENCES[reference]), column, column, level_cell(found[0].metric, levels))
 
 
 def lead_tables(

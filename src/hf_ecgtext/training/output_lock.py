@@ -67,9 +67,9 @@ def found_by_main_process(find: Callable[[], Found]) -> Found:
         except (OSError, ValueError) as error:
             outcome = [(None, error)]
     dist.broadcast_object_list(outcome, src=0)
-    found, error = outcome[0]
-    if error is not None:
-        raise error
+    found, problem = outcome[0]
+    if problem is not None:
+        raise problem
     return found  # type: ignore[return-value]
 
 

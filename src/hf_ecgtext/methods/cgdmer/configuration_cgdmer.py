@@ -37,7 +37,7 @@ class CgdmerConfig(EcgTextConfig):
         exclude_positive (`bool`): Leave the positive out of the contrastive denominator, as eq. 7 prints it.
         siglip_form (`str`): `"learnable"` is `scale * cosine + bias`, both trained; `"paper"` the bare dot product.
         equal_reports (`str`): How the sigmoid loss takes an ECG with another record's report that reads like its own:
-            `"negative"` (published), or `"positive"`. Half of a batch may have one and the same report.
+            as `"negative"` (published), `"positive"` or `"ignored"`. Half of a batch may have one and the same report.
         contrastive_features (`str`): `contrastive` compares the `"shared"` features, as `siglip` does, or the pooled
             outputs of the two encoders (`"encoder"`), which must then be equally wide.
         contrastive_on_full_input (`bool`): Embed the whole input in a second pass instead of what masking left of it.
@@ -74,7 +74,7 @@ class CgdmerConfig(EcgTextConfig):
     temperature: float = 0.07
     exclude_positive: bool = False
     siglip_form: Literal["learnable", "paper"] = "learnable"
-    equal_reports: Literal["negative", "positive"] = "negative"
+    equal_reports: Literal["negative", "positive", "ignored"] = "negative"
     contrastive_features: Literal["shared", "encoder"] = "shared"
     contrastive_on_full_input: bool = False
     contrastive_weight: float = 1.0

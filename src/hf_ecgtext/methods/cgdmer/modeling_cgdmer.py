@@ -30,11 +30,11 @@ from hf_ecgtext.methods.base import EcgTextModel, TextInputs, check_no_extra_inp
 from hf_ecgtext.methods.cgdmer.configuration_cgdmer import CgdmerConfig
 from hf_ecgtext.methods.cgdmer.decoders import CausalTextDecoder, EcgDecoder, MlmHead
 from hf_ecgtext.objectives import (
-    equal_reports,
     masked_patch_error,
     mean_of_counted,
     normalise_patches,
     orthogonality,
+    report_pairs,
     sigmoid_pair_loss,
     symmetric_cross_entropy,
     token_cross_entropy,
@@ -119,8 +119,8 @@ class CgdmerModel(EcgTextModel):
 
     @property
     def uses_report_keys(self) -> bool:
-        """Where equal reports are recognised."""
-        return self.config.equal_reports == "positive" and self.config.siglip_weight > 0
+        """Where equal reports are more than negatives."""
+        return self.config.equal_reports != "negative" and self.config.siglip_weight > 0
 
     @property
     def can_cache_text(self) -> bool:
@@ -279,8 +279,10 @@ class CgdmerModel(EcgTextModel):
             terms["contrastive"] = symmetric_cross_entropy(logits, exclude_positive=config.exclude_positive)
         if config.siglip_weight > 0:
             logits = self._siglip_logits(rows["ecg"], rows["text"], unit_ecg, unit_text)
-            is_pair = equal_reports(rows["report_keys"]) if "report_keys" in rows else None
-            terms["siglip"] = sigmoid_pair_loss(logits, is_pair)
+            is_pair, is_ignored = None, None
+            if "report_keys" in rows:
+                is_pair, is_ignored = report_pairs(rows["report_keys"], config.equal_reports)
+            terms["siglip"] = sigmoid_pair_loss(logits, is_pair, is_ignored=is_ignored)
         if "ecg_specific" in rows:
             terms["orthogonal"] = orthogonality(rows["ecg_specific"], rows["ecg"]) + orthogonality(
                 rows["text_specific"], rows["text"]

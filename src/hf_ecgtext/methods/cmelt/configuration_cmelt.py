@@ -53,7 +53,7 @@ class CmeltConfig(EcgTextConfig):
             and -10, SigLIP's, where they are learned.
         learnable_siglip (`bool`): Learn both. Meant for `normalize_features=True`.
         equal_reports (`str`): How the pair loss takes an ECG with another record's report that reads like its own:
-            `"negative"` (published), or `"positive"`. Half of a batch may have one and the same report.
+            as `"negative"` (published), `"positive"` or `"ignored"`. Half of a batch may have one and the same report.
         siglip_reduction (`str`): `"mean_pairs"` (released code) or `"mean_rows"` (paper), which is as many times
             stronger as the batch has records.
         initializer_range (`float`): Standard deviation of initial weights in fusion, projections and heads.
@@ -96,7 +96,7 @@ class CmeltConfig(EcgTextConfig):
     siglip_scale: float | None = None
     siglip_bias: float | None = None
     learnable_siglip: bool = False
-    equal_reports: Literal["negative", "positive"] = "negative"
+    equal_reports: Literal["negative", "positive", "ignored"] = "negative"
     siglip_reduction: Literal["mean_pairs", "mean_rows"] = "mean_pairs"
     # initialisation
     initializer_range: float = 0.02

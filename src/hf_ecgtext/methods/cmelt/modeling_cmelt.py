@@ -36,12 +36,12 @@ from hf_ecgtext.methods.cmelt.configuration_cmelt import CmeltConfig
 from hf_ecgtext.methods.cmelt.fusion import CrossModalFusion
 from hf_ecgtext.methods.cmelt.heads import MaskedEcgHead, MaskedTextHead
 from hf_ecgtext.objectives import (
-    equal_reports,
     masked_patch_error,
     matching_loss,
     mean_of_counted,
     normalise_patches,
     patch_error_sum,
+    report_pairs,
     sigmoid_pair_loss,
     token_cross_entropy,
 )
@@ -121,8 +121,8 @@ class CmeltModel(EcgTextModel):
 
     @property
     def uses_report_keys(self) -> bool:
-        """Where equal reports are recognised."""
-        return self.config.equal_reports == "positive" and self.config.ets_weight > 0
+        """Where equal reports are more than negatives."""
+        return self.config.equal_reports != "negative" and self.config.ets_weight > 0
 
     @property
     def can_cache_text(self) -> bool:
@@ -300,9 +300,9 @@ class CmeltModel(EcgTextModel):
             terms["etm"] = matching_loss(rows["etm_logits"], rows["is_aligned"])
         if self.config.ets_weight > 0:
             # A report that was replaced belongs to no ECG of the batch, not even to the one beside it.
-            is_pair = torch.diag(rows["is_aligned"]).bool()
+            is_pair, is_ignored = torch.diag(rows["is_aligned"]).bool(), None
             if "report_keys" in rows:
-                is_pair = equal_reports(rows["report_keys"])
+                is_pair, is_ignored = report_pairs(rows["report_keys"], self.config.equal_reports)
             logits = self.pair_logits(rows["ecg"], rows["text"])
-            terms["ets"] = sigmoid_pair_loss(logits, is_pair, self.config.siglip_reduction)
+            terms["ets"] = sigmoid_pair_loss(logits, is_pair, self.config.siglip_reduction, is_ignored)
         return terms
