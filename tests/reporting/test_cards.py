@@ -41,10 +41,20 @@ def test_a_row_has_the_model_beside_its_random_twins():
     ]
     rows = card_table({"paper": lines}).splitlines()[2:]
     assert rows == [
-        "| `paper` | ptbxl_super | zero-shot, plain prompts | 80.0 (78.0 to 82.0) | 50.0 (48.0 to 52.0) |",
-        "| `paper` | ptbxl_super | probe, 1 % of labels | 60.0 (58.0 to 62.0) | - |",
+        "| `paper` | ptbxl_super | zero-shot, plain prompts | 80.0 (78.0 to 82.0) | 50.0 (48.0 to 52.0) | - |",
+        "| `paper` | ptbxl_super | probe, 1 % of labels | 60.0 (58.0 to 62.0) | - | - |",
     ]
     with pytest.raises(ValueError, match="several checkpoints"):
         card_table({"paper": [*lines, line(0.8, checkpoint="other")]})
     with pytest.raises(ValueError, match="no lines of the strict protocol"):
         card_table({"paper": lines[2:3]})
+
+
+def test_beside_retrieval_stands_what_the_commonest_report_reaches():
+    retrieval = {"evaluation": "retrieval", "metric": "recall_at_10", "task": "ptb_xl"}
+    lines = [
+        line(0.6, **retrieval, settings={"direction": "ecg_to_report"}, details={"always_commonest": 0.553}),
+        line(0.4, **retrieval, settings={"direction": "report_to_ecg"}),
+    ]
+    rows = card_table({"paper": lines}).splitlines()[2:]
+    assert [row.split(" | ")[-1] for row in rows] == ["55.3 |", "- |"]
