@@ -210,3 +210,22 @@ def test_masking_needs_tokens_and_a_mask_token(model, batch):
     fresh.config.mask_token_id = None
     with pytest.raises(ValueError, match=r"call config.adopt_tokenizer"):
         fresh(**batch)
+
+
+def test_pairs_may_be_embedded_whole_while_the_other_terms_see_what_masking_left():
+    model, processor = build(pairs_on_full_input=True)
+    model = without_dropout(model).train()
+    batch = make_batch(processor)
+    torch.manual_seed(0)
+    rows = model(**batch, is_aligned=ALIGNED, return_rows=True).rows
+    whole = model(**batch, return_loss=False)
+    for name, expected in (("ecg", whole.ecg_embeds), ("text", whole.text_embeds)):
+        torch.testing.assert_close(torch.nn.functional.normalize(rows[name], dim=-1), expected)
+    masked, _ = build()
+    masked.load_state_dict(model.state_dict())
+    torch.manual_seed(0)
+    others = without_dropout(masked).train()(**batch, is_aligned=ALIGNED, return_rows=True).rows
+    assert not torch.allclose(rows["ecg"], others["ecg"])
+    assert not torch.allclose(rows["text"], others["text"])
+    for name in set(rows) - {"ecg", "text"}:
+        torch.testing.assert_close(rows[name], others[name])

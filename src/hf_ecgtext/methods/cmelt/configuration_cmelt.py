@@ -54,6 +54,8 @@ class CmeltConfig(EcgTextConfig):
         learnable_siglip (`bool`): Learn both. Meant for `normalize_features=True`.
         equal_reports (`str`): How the pair loss takes an ECG with another record's report that reads like its own:
             as `"negative"` (published), `"positive"` or `"ignored"`. Half of a batch may have one and the same report.
+        pairs_on_full_input (`bool`): The pair loss embeds whole recordings and reports, as inference does, in a second
+            pass, instead of what masking left of them.
         siglip_reduction (`str`): `"mean_pairs"` (released code) or `"mean_rows"` (paper), which is as many times
             stronger as the batch has records.
         initializer_range (`float`): Standard deviation of initial weights in fusion, projections and heads.
@@ -97,6 +99,7 @@ class CmeltConfig(EcgTextConfig):
     siglip_bias: float | None = None
     learnable_siglip: bool = False
     equal_reports: Literal["negative", "positive", "ignored"] = "negative"
+    pairs_on_full_input: bool = False
     siglip_reduction: Literal["mean_pairs", "mean_rows"] = "mean_pairs"
     # initialisation
     initializer_range: float = 0.02

@@ -169,6 +169,7 @@ class CmeltModel(EcgTextModel):
         noise = {name: extra.pop(name, value) for name, value in drawn.items()}
         check_no_extra_inputs(extra)
 
+        whole_text, present_leads = text, lead_mask
         masked_text = self.mask_words(text, noise["text_noise"]) if "text_noise" in noise else None
         if masked_text is not None:
             text = TextInputs(masked_text.input_ids, text.attention_mask)
@@ -183,9 +184,14 @@ class CmeltModel(EcgTextModel):
             visible = kept_indices(noise["patch_noise"], keep)
         ecg_output = self.ecg_encoder(ecg_values, lead_mask=lead_mask, visible=visible)
 
+        paired_ecg, paired_text = ecg_output, text_embeds
+        if self.config.pairs_on_full_input and visible is not None:
+            paired_ecg = self.ecg_encoder(ecg_values, lead_mask=present_leads)
+        if self.config.pairs_on_full_input and masked_text is not None:
+            paired_text = self.encode_text(whole_text)[0]
         rows = {
-            "ecg": self.embed_ecg(ecg_output),
-            "text": self.embed_text(text_embeds),
+            "ecg": self.embed_ecg(paired_ecg),
+            "text": self.embed_text(paired_text),
             "is_aligned": is_aligned.to(torch.float32),
         }
         if report_keys is not None:
