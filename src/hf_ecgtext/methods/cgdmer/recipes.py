@@ -57,7 +57,6 @@ def ptb_xl_100hz() -> Recipe:
     Score on 255 test records, `members` prompts, Super: AUROC 77.2 (72.8 to 81.3), seed 0.
     """
     config = _small(LeadTimeTransformerConfig(**_SMALL_ENCODER, patch_size=25, hidden_size=192, num_hidden_layers=4))
-    config.equal_reports = "ignored"  # a quarter of the records have one and the same report (PAPERS.md)
     return Recipe(config=config, **PTB_XL_100HZ)
 
 

@@ -101,10 +101,7 @@ def ptb_xl_100hz() -> Recipe:
     Score on 255 test records, `members` prompts, Super: AUROC 77.3 (73.2 to 80.9), seed 0.
     """
     budget = _with_negatives(PTB_XL_100HZ, "far", negative_embedding_model="minilm")
-    config = _small_config()
-    config.equal_reports = "ignored"  # a quarter of the records have one and the same report
-    config.ecg_config.pooling = "mean"  # this and the line above: chosen on fold 9 (PAPERS.md)
-    return Recipe(config=config, **budget)
+    return Recipe(config=_small_config(), **budget)
 
 
 def paper() -> Recipe:
