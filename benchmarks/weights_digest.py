@@ -5,7 +5,8 @@
     diff before.txt after.txt
 
 Each line is a method, a recipe and the SHA-256 of all weights after three steps of one process. Recipes whose text
-encoder lives on the Hub get the tiny random one, and every recipe a small batch; all else is the recipe's own. Equal
+encoder lives on the Hub get the tiny random one, and every recipe a small batch, a warm-up of one step and restarts that
+fit (where it has them); all else is the recipe's own. Equal
 lines mean that training gives the same weights to the bit. Digests differ between machines and library versions.
 """
 
@@ -51,8 +52,11 @@ def digest(method: str, name: str, steps: int) -> str | None:
         settings += ["text_model=tiny-bert", "config.text_pooling=mean"]
         if "max_text_tokens" in recipe.config.to_dict():
             settings.append("config.max_text_tokens=128")  # what the tiny text encoder reads
+    # Shares of the run and absolute lengths are other steps in so short a run.
     if recipe.training.get("lr_restart_steps"):
-        settings.append(f"training.lr_restart_steps={steps}")
+        settings.append(f"training.lr_restart_steps={steps - 1}")
+    if recipe.training.get("warmup_steps"):
+        settings.append("training.warmup_steps=1")
     if recipe.training.get("negative_sampling"):
         settings.append("training.negative_sampling=random")
     with tempfile.TemporaryDirectory() as folder:
