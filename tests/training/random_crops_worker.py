@@ -37,6 +37,12 @@ class LongRecordings(Dataset):
         return [{"ecg": recording(index)} for index in indices]
 
 
+class LongRecordingsInBlocks(LongRecordings):
+    """The same, read block by block, as prepared and raw data are."""
+
+    block_sizes = np.ones(NUM_RECORDS, dtype=np.int64)
+
+
 def recording(index: int) -> StoredEcg:
     samples = np.random.default_rng(index).integers(-200, 200, (12, 3000)).astype(np.int16)
     samples[0] = np.arange(3000)
@@ -58,8 +64,9 @@ def trainer_of(folder: Path, overrides: dict | None = None, **settings) -> EcgTe
         "per_device_train_batch_size": 8, "num_train_epochs": 3, "learning_rate": 1e-3, "disable_tqdm": True,
         "lr_scheduler_type": "constant", "save_strategy": "no", "use_cpu": True, **settings,
     }  # fmt: skip
+    dataset = options.pop("dataset", LongRecordings)()
     arguments = EcgTextTrainingArguments(str(folder), **options)
-    return EcgTextTrainer(model, arguments, processor, LongRecordings(), LongRecordings())
+    return EcgTextTrainer(model, arguments, processor, dataset, dataset)
 
 
 class WindowsRead:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from processes import launch
-from random_crops_worker import CENTRE, NUM_RECORDS, WindowsRead, trainer_of
+from random_crops_worker import CENTRE, NUM_RECORDS, LongRecordingsInBlocks, WindowsRead, trainer_of
 
 from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.data.random_crops import RandomCrops
@@ -65,6 +65,8 @@ def test_evaluation_in_the_middle_of_training_and_behind_it_reads_the_centre(win
     "settings",
     [
         {},
+        {"dataset": LongRecordingsInBlocks},
+        {"dataset": LongRecordingsInBlocks, "dataloader_num_workers": 1, "dataloader_persistent_workers": True},
         {"dataloader_num_workers": 2},
         {"dataloader_num_workers": 1, "dataloader_persistent_workers": True},
         {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
