@@ -5,9 +5,9 @@
     diff before.txt after.txt
 
 Each line is a method, a recipe and the SHA-256 of all weights after three steps of one process. Recipes whose text
-encoder lives on the Hub get the tiny random one. Every recipe gets a small batch and, where it has them, a warm-up of one
-step and restarts that fit; all else is its own. Equal lines mean that training gives the same weights to the bit. Digests
-differ between machines and library versions.
+encoder lives on the Hub get the tiny random one. Every recipe gets a small batch and, where it has them, a warm-up
+of one step and restarts that fit; all else is its own. Equal lines mean that training gives the same weights to
+the bit. Digests differ between machines and library versions.
 """
 
 from __future__ import annotations
