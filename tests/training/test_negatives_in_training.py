@@ -28,7 +28,7 @@ class MatchingMerl(MerlModel):
         return {**super().training_rows(ecg_values, lead_mask, text, **extra), "is_aligned": is_aligned}
 
     def loss_terms(self, rows):
-        is_aligned = rows.pop("is_aligned")
+        is_aligned = rows.pop("is_aligned").float()
         cosine = F.cosine_similarity(rows["ecg"], rows["text"])
         return {
             **super().loss_terms(rows),

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from hf_ecgtext.data.negative_sampling import NegativeSampler
 from hf_ecgtext.data.random_crops import RandomCrops
+from hf_ecgtext.data.report_cleaning import REPORT_CLEANERS
 from hf_ecgtext.data.stored import AnyEcg
 from hf_ecgtext.errors import RecordError
-from hf_ecgtext.processing import REPORT_CLEANERS
 
 
 class EcgTextCollator:

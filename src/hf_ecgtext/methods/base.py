@@ -393,10 +393,6 @@ class EcgTextModel(EcgPreTrainedModel):
 
 
 def check_no_extra_inputs(extra: dict[str, Any], where: str = "") -> None:
-    """Refuse inputs that a method would ignore.
-
-    Raises:
-        TypeError: If there are any; the message names them, and `where` they are not taken.
-    """
+    """Raise a `TypeError` that names inputs which a method would ignore, and `where` they are not taken."""
     if extra:
         raise TypeError(f"This method's forward takes no {', '.join(sorted(extra))}{where}.")

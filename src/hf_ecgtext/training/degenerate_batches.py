@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hf_ecgtext.methods.base import EcgTextModel
@@ -30,6 +31,11 @@ _NEAR_GUESSING = 1e-4  # relative; the logits of a batch then differ by a hundre
 _EVERY_SAMPLE = 97  # few samples tell whether two ECGs are the same
 
 
+def _contrasts_records(model: Any) -> bool:
+    """Whether the loss compares records with each other; that of a classifier, which knows no such thing, does not."""
+    return bool(getattr(model, "contrasts_records", False))
+
+
 def check_pairs(
     model: EcgTextModel, args: EcgTextTrainingArguments, dataset: Any, batch_size: int, title: str = "training"
 ) -> None:
@@ -45,7 +51,7 @@ def check_pairs(
     Raises:
         ValueError: If every batch, or the last one, holds one pair.
     """
-    if dataset is None or not model.contrasts_records or args.world_size > 1:
+    if dataset is None or not _contrasts_records(model) or args.world_size > 1:
         return  # each of several processes brings a pair at least
     name, setting = type(model).__name__, f"per_device_{'train' if title == 'training' else 'eval'}_batch_size"
     if batch_size == 1:
@@ -73,7 +79,9 @@ def check_reports(model: EcgTextModel, dataset: Any, processor: Any) -> None:
     Raises:
         ValueError: If there is only one distinct report.
     """
-    if not (model.contrasts_records and hasattr(dataset, "unique_reports") and getattr(dataset, "lists_reports", True)):
+    if not (
+        _contrasts_records(model) and hasattr(dataset, "unique_reports") and getattr(dataset, "lists_reports", True)
+    ):
         return
     cleaning = getattr(processor, "report_cleaning", "none")
     clean = REPORT_CLEANERS[cleaning]
@@ -102,7 +110,7 @@ class DegenerateBatchWatch:
     """
 
     def __init__(self, model: EcgTextModel):
-        self._is_contrastive = model.contrasts_records
+        self._is_contrastive = _contrasts_records(model)
         self._model_name = type(model).__name__
         self.restart()
 
@@ -125,7 +133,8 @@ class DegenerateBatchWatch:
         if signals is None or reports is None or len(reports) < 2:
             return
         self._seen += 1
-        for kind, rows in (("ECG", signals[..., ::_EVERY_SAMPLE]), ("report", reports)):
+        # Ids of a text cache in host memory are NumPy's.
+        for kind, rows in (("ECG", signals[..., ::_EVERY_SAMPLE]), ("report", torch.as_tensor(reports))):
             share = (rows == rows.roll(1, dims=0)).reshape(len(rows), -1).all(dim=1).float().mean()
             self._equal[kind] = self._equal[kind] + share if kind in self._equal else share
 

@@ -9,7 +9,12 @@ import torch
 from parity_files import parity_input, reference_state_dict
 from transformers import BertConfig, BertModel
 
-TINY_TEXT = BertConfig(vocab_size=11, hidden_size=768, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+from hf_ecgtext.encoders.text import tiny_bert_tokenizer
+
+TINY_TEXT = BertConfig(
+    vocab_size=len(tiny_bert_tokenizer()), hidden_size=768, num_hidden_layers=1, num_attention_heads=2,
+    intermediate_size=8,
+)  # fmt: skip
 
 
 def released_state_dict(reference: Any) -> dict[str, torch.Tensor]:

@@ -47,7 +47,7 @@ def test_the_defaults_are_the_paper_s():
         ({"loss_reduction": "mean"}, "loss_reduction"),
         ({"projection_type": "conv"}, "projection_type"),
         ({"projection_dim": 0}, "projection_dim must be positive"),
-        ({"text_pooling": "last"}, "text_pooling"),
+        ({"text_pooling": "first"}, "text_pooling"),
         ({"learnable_temprature": True}, "has no setting learnable_temprature"),
     ],
     ids=str,
