@@ -47,7 +47,7 @@ def _small_config() -> CmeltConfig:
         mem_decoder_hidden_size=64,
         mem_decoder_num_layers=1,
         mem_decoder_num_attention_heads=2,
-        lead_mask_probability=0.0,  # costs most at this budget; the paper does not mention it
+        lead_mask_probability=0.0,  # costs most at this budget; the paper cites Oh et al. 2022 for it, without a number
         learnable_siglip=True,
         normalize_features=True,
         siglip_reduction="mean_rows",
