@@ -108,6 +108,16 @@ def test_a_longer_run_goes_on_from_a_finished_one(run, capsys):
     assert "Trained 22 steps" in capsys.readouterr().out
 
 
+def test_a_longer_run_does_not_begin_anew_where_the_checkpoints_of_the_shorter_one_are_gone(run, capsys):
+    for folder in run.glob("checkpoint-*"):
+        shutil.rmtree(folder)
+    expected = digest(run)
+    assert train(run, resume=True) == expected, "of the run itself nothing is missing"
+    assert main([*COMMON, "training.max_steps=22", "--output-dir", str(run), "--resume"]) == 1
+    assert "There is no complete checkpoint" in capsys.readouterr().err
+    assert digest(run) == expected
+
+
 def test_a_checkpoint_at_the_end_of_an_epoch_goes_on_behind_its_evaluation(tmp_path):
     settings = ["training.max_steps=16", "training.save_steps=8", "training.eval_strategy=epoch"]
     expected = train(tmp_path / "run", *settings)

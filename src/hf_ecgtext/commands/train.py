@@ -116,7 +116,10 @@ def _train_and_save(trainer: EcgTextTrainer, start: _Start, output_dir: Path) ->
         outcome = trainer.train(resume_from_checkpoint=str(output_dir))
         done = f"Already trained: {outcome.global_step} steps, nothing is left to do."
     else:
-        outcome = trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
+        checkpoint = start.checkpoint
+        if start.saved_steps is not None:  # of a shorter run: only now are its checkpoints of interest
+            checkpoint = found_by_main_process(lambda: _newest_checkpoint(output_dir))
+        outcome = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         done = f"Trained {outcome.global_step} steps on {trainer.args.world_size} process(es)."
         trainer.save_model()
         trainer.save_state()
@@ -176,7 +179,7 @@ class _Start(NamedTuple):
     """What a run goes on from; nothing, if it is a new one.
 
     Args:
-        checkpoint (`Path`, *optional*): The newest intact checkpoint.
+        checkpoint (`Path`, *optional*): The newest intact checkpoint, of a run that was not saved as a whole.
         saved_steps (`int`, *optional*): Steps of the run that was saved as a whole.
         folder (`Path`, *optional*): Where the model's settings stand.
     """
@@ -186,13 +189,20 @@ class _Start(NamedTuple):
     folder: Path | None = None
 
 
+def _newest_checkpoint(output_dir: Path) -> Path:
+    checkpoint = last_intact_checkpoint(output_dir)
+    if checkpoint is None:
+        raise FileNotFoundError(f"There is no complete checkpoint in '{output_dir}'; start without --resume.")
+    return checkpoint
+
+
 def _find_start(output_dir: Path, resume: bool) -> _Start:
     if resume:
         steps = saved_steps(output_dir)
-        checkpoint = last_intact_checkpoint(output_dir)
-        if checkpoint is None and steps is None:
-            raise FileNotFoundError(f"There is no complete checkpoint in '{output_dir}'; start without --resume.")
-        return _Start(checkpoint, steps, checkpoint if steps is None else output_dir)
+        if steps is not None:
+            return _Start(saved_steps=steps, folder=output_dir)
+        checkpoint = _newest_checkpoint(output_dir)
+        return _Start(checkpoint, folder=checkpoint)
     if (output_dir / "config.json").exists():
         raise FileExistsError(
             f"'{output_dir}' already holds a trained model. Choose another --output-dir, or delete it."
