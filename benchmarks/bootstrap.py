@@ -16,8 +16,8 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_ecgtext.evaluation.bootstrap import bootstrap_intervals, resample_weights
-from hf_ecgtext.evaluation.metrics import auroc
+from hf_ecgtext.evaluation.statistics.bootstrap import bootstrap_intervals, resample_weights
+from hf_ecgtext.evaluation.statistics.metrics import auroc
 
 
 def sample(

@@ -23,13 +23,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hf_ecgtext.data.collators import EcgTextCollator
-from hf_ecgtext.data.negative_sampling import NegativeSampler, distinct_reports, import_faiss
 from hf_ecgtext.data.records import EcgRecord
 from hf_ecgtext.data.report_cleaning import clean_mimic_report
 from hf_ecgtext.data.synthetic import SyntheticEcgGenerator
 from hf_ecgtext.encoders.text import tiny_bert_tokenizer
 from hf_ecgtext.processing import EcgFeatureExtractor, EcgTextProcessor
+from hf_ecgtext.training.collator import EcgTextCollator
+from hf_ecgtext.training.negative_sampler import NegativeSampler, distinct_reports, import_faiss
 from hf_ecgtext.training.negatives import embed_reports
 
 BATCH_SIZE = 64

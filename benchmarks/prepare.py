@@ -1,4 +1,4 @@
-"""How much faster `hf_ecgtext.data.preparing.prepare` is than the published way, on a tree shaped like MIMIC-IV-ECG.
+"""How much faster `hf-ecgtext prepare` is than the published way, on a tree shaped like MIMIC-IV-ECG.
 
 Baseline: the pre-processing of MERL, which DERI and others took over, written anew from its description. Per record it
 reads with `wfdb.rdsamp`, transposes, looks for NaN, scales the record to 0..1 in float64 by its minimum and maximum,
@@ -40,10 +40,10 @@ import wfdb
 from numpy.typing import NDArray
 
 from hf_ecgtext.data.opening import open_source
-from hf_ecgtext.data.preparation_plan import Plan, make_plan
-from hf_ecgtext.data.preparing import prepare
-from hf_ecgtext.data.shard_writing import ShardJob, ShardWriter
-from hf_ecgtext.data.storage import decode_table
+from hf_ecgtext.data.prepare.plan import Plan, make_plan
+from hf_ecgtext.data.prepare.prepare import prepare
+from hf_ecgtext.data.prepare.shard_writer import ShardJob, ShardWriter
+from hf_ecgtext.data.store.schema import decode_table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "data"))
 from make_mimic import write_mimic_tree  # type: ignore[import-not-found]

@@ -41,9 +41,9 @@ from torch import nn
 from transformers import AutoModel
 
 from hf_ecgtext.data.subsets import published_subset, stratified_subsets
-from hf_ecgtext.evaluation.logistic_regression import STRENGTHS, fit_probe
-from hf_ecgtext.evaluation.metrics import auroc, macro
-from hf_ecgtext.evaluation.published_probe import MERL, train_published_probe
+from hf_ecgtext.evaluation.statistics.logistic_regression import STRENGTHS, fit_probe
+from hf_ecgtext.evaluation.statistics.metrics import auroc, macro
+from hf_ecgtext.evaluation.statistics.published_probe import MERL, train_published_probe
 from hf_ecgtext.methods import get_recipe
 
 FRACTIONS = (0.01, 0.1, 1.0)

@@ -1,4 +1,4 @@
-"""How much faster `hf_ecgtext.data.reading.read_record` is than `wfdb.rdsamp`, in one run on the same files.
+"""How much faster `hf_ecgtext.data.wfdb.reading.read_record` is than `wfdb.rdsamp`, in one run on the same files.
 
 Baseline: `wfdb.rdsamp(record)` of the installed `wfdb` package, which returns float64 physical units. Ours returns
 float32 mV in the layout models take, and verifies the checksums, which the baseline does not.
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import wfdb
 
-from hf_ecgtext.data.reading import read_digital, read_record
+from hf_ecgtext.data.wfdb.reading import read_digital, read_record
 
 BATCH = 20
 

@@ -29,7 +29,7 @@ from transformers import set_seed
 from hf_ecgtext.commands.options import parse_settings
 from hf_ecgtext.data.opening import open_data
 from hf_ecgtext.data.tasks import EcgData
-from hf_ecgtext.evaluation.retrieval_ranks import commonest_values, rank_metric, rank_of_first, rank_of_own
+from hf_ecgtext.evaluation.statistics.retrieval_ranks import commonest_values, rank_metric, rank_of_first, rank_of_own
 from hf_ecgtext.methods import get_recipe
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.processing import REPORT_CLEANERS

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.data.records import EcgRecord
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.training import TextCache
+from hf_ecgtext.training.collator import EcgTextCollator
 
 MAX_GRAD_NORM = 1.0  # default of transformers.TrainingArguments, hence of EcgTextTrainer
 

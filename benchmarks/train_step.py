@@ -40,7 +40,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import BatchEncoding, BertConfig
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.data.records import EcgRecord
 from hf_ecgtext.data.synthetic import SyntheticEcgGenerator
 from hf_ecgtext.encoders.text import tiny_bert_tokenizer
@@ -48,6 +47,7 @@ from hf_ecgtext.methods.merl import MerlConfig, MerlModel, MerlProcessor
 from hf_ecgtext.methods.merl.modeling_merl import ResNetHead
 from hf_ecgtext.processing import EcgFeatureExtractor
 from hf_ecgtext.training import TextCache
+from hf_ecgtext.training.collator import EcgTextCollator
 
 BATCH_SIZE = 16
 MAX_LENGTH = 256  # tokens; the published tokeniser call

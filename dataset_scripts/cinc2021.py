@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from hf_ecgtext.cli import main as run_command
-from hf_ecgtext.data.sources.builder import Cinc2021Builder
+from hf_ecgtext.data.builders import Cinc2021Builder
 
 BUILDER = Cinc2021Builder
 

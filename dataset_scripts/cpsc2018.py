@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from hf_ecgtext.cli import main as run_command
-from hf_ecgtext.data.sources.builder import Cpsc2018Builder
+from hf_ecgtext.data.builders import Cpsc2018Builder
 
 BUILDER = Cpsc2018Builder
 

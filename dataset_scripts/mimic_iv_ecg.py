@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from hf_ecgtext.cli import main as run_command
-from hf_ecgtext.data.sources.builder import MimicIvEcgBuilder
+from hf_ecgtext.data.builders import MimicIvEcgBuilder
 
 BUILDER = MimicIvEcgBuilder
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from hf_ecgtext.data.sources.export import dataset_card, push_folder_to_hub, write_parquet_folder
+from hf_ecgtext.data.prepare.card import dataset_card, push_folder_to_hub, write_parquet_folder
 from hf_ecgtext.data.sources.synthetic import SyntheticBuilder
 
 CARD = """

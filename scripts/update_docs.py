@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hf_ecgtext.evaluation.results import EvaluationResult, read_results
-from hf_ecgtext.reporting.benchmark_tables import readme_benchmark_table
 from hf_ecgtext.reporting.cards import card_table
 from hf_ecgtext.reporting.comparison import runs_table
-from hf_ecgtext.reporting.probe_tables import inflation_summary
+from hf_ecgtext.reporting.tables.all import readme_benchmark_table
+from hf_ecgtext.reporting.tables.probes import inflation_summary
 
 ROOT = Path(__file__).resolve().parents[1]
 _TABLE = r"(?:\|[^\n]*\n)+"

@@ -41,7 +41,7 @@ def synthetic_dataset():
     from datasets import Dataset
 
     from hf_ecgtext.data.sources.synthetic import SYNTHETIC_FEATURES
-    from hf_ecgtext.data.storage import EcgDataset, record_to_row, rows_to_table
+    from hf_ecgtext.data.store.schema import EcgDataset, record_to_row, rows_to_table
     from hf_ecgtext.data.synthetic import SyntheticEcgGenerator
 
     records = SyntheticEcgGenerator(seed=0, sampling_rate_hz=100.0).records(96)

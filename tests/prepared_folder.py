@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_ecgtext.data.manifest import MANIFEST_FILE, ROWS_PER_GROUP, Manifest, Shard
+from hf_ecgtext.data.prepare.card import open_writer
 from hf_ecgtext.data.records import EcgRecord
-from hf_ecgtext.data.sources.export import open_writer
 from hf_ecgtext.data.sources.synthetic import SYNTHETIC_FEATURES
-from hf_ecgtext.data.storage import record_to_row, rows_to_table
+from hf_ecgtext.data.store.manifest import MANIFEST_FILE, ROWS_PER_GROUP, Manifest, Shard
+from hf_ecgtext.data.store.schema import record_to_row, rows_to_table
 from hf_ecgtext.data.synthetic import CONDITIONS, SyntheticEcgGenerator
 from hf_ecgtext.data.tasks import LabelTask
 

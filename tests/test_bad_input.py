@@ -22,12 +22,12 @@ from transformers.utils import logging as transformers_logging
 
 from hf_ecgtext import CheckpointError, EcgRecord, EcgTextProcessor, RecordError
 from hf_ecgtext.cli import main
-from hf_ecgtext.data.collators import EcgTextCollator
-from hf_ecgtext.data.reading import read_record
 from hf_ecgtext.data.synthetic import SyntheticEcgGenerator
+from hf_ecgtext.data.wfdb.reading import read_record
 from hf_ecgtext.leads import STANDARD_LEADS
 from hf_ecgtext.methods.conversion import load_published
 from hf_ecgtext.processing import EcgFeatureExtractor
+from hf_ecgtext.training.collator import EcgTextCollator
 
 LABELS = ["sinus rhythm", "atrial fibrillation"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_ecgtext.cli import main
-from hf_ecgtext.data.manifest import read_manifest
+from hf_ecgtext.data.store.manifest import read_manifest
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))
 from make_mimic import write_mimic_tree

@@ -6,13 +6,13 @@ import json
 import re
 from pathlib import Path
 
-from hf_ecgtext.evaluation.permutation import holm
 from hf_ecgtext.evaluation.results import read_results
+from hf_ecgtext.evaluation.statistics.permutation import holm
 from hf_ecgtext.methods import method_names
-from hf_ecgtext.reporting.benchmark_tables import readme_benchmark_table
 from hf_ecgtext.reporting.comparison import runs_table
-from hf_ecgtext.reporting.probe_tables import inflation_summary
-from hf_ecgtext.reporting.tables import percent
+from hf_ecgtext.reporting.tables.all import readme_benchmark_table
+from hf_ecgtext.reporting.tables.probes import inflation_summary
+from hf_ecgtext.reporting.tables.render import percent
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

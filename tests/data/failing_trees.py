@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from hf_ecgtext.data.files import LocalTree
+from hf_ecgtext.data.files.tree import LocalTree
 
 
 class FailingTree(LocalTree):

@@ -18,16 +18,16 @@ from reading_fixtures import random_adc, write_record
 
 from hf_ecgtext.cli import main
 from hf_ecgtext.data.bad_records import for_validation_in_training
-from hf_ecgtext.data.identification import identification_data
+from hf_ecgtext.data.builders import MimicIvEcgBuilder
 from hf_ecgtext.data.opening import open_data, open_source, source_class, source_names
-from hf_ecgtext.data.parquet_dataset import ParquetEcgDataset
-from hf_ecgtext.data.preparing import prepare
+from hf_ecgtext.data.prepare.prepare import prepare
 from hf_ecgtext.data.records import INVALID_SAMPLE, has_valid_sample
 from hf_ecgtext.data.sources.base import EcgSource
-from hf_ecgtext.data.sources.builder import MimicIvEcgBuilder
-from hf_ecgtext.data.sources.ptb_xl import load_ptb_xl
-from hf_ecgtext.data.sources.ptb_xl_labels import PTB_XL_CLASSES
-from hf_ecgtext.data.storage import iter_records
+from hf_ecgtext.data.sources.cinc2021.segments import identification_data
+from hf_ecgtext.data.sources.ptb_xl.cached import load_ptb_xl
+from hf_ecgtext.data.sources.ptb_xl.labels import PTB_XL_CLASSES
+from hf_ecgtext.data.store.dataset import ParquetEcgDataset
+from hf_ecgtext.data.store.schema import iter_records
 from hf_ecgtext.errors import RecordError
 
 NO_SIGNAL = "all samples of all leads are missing."

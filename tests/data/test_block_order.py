@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_ecgtext.data.block_order import DEFAULT_WINDOW, BlockOrder
+from hf_ecgtext.data.store.block_order import DEFAULT_WINDOW, BlockOrder
 
 blocks_of = st.lists(st.integers(1, 70), min_size=1, max_size=40)
 small = st.integers(1, 5)

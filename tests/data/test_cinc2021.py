@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
-from hf_ecgtext.data.files import LocalTree
+from hf_ecgtext.data.files.tree import LocalTree
 from hf_ecgtext.data.opening import open_source, source_names
 from hf_ecgtext.data.sources.base import EcgSource
-from hf_ecgtext.data.sources.cinc2021 import SPLIT_FRACTIONS
-from hf_ecgtext.data.sources.cinc2021_classes import (
+from hf_ecgtext.data.sources.cinc2021.classes import (
     CINC2021_CLASSES,
     CLASS_OF_CODE,
     class_members,
@@ -21,10 +20,11 @@ from hf_ecgtext.data.sources.cinc2021_classes import (
     classes_of_codes,
     diagnoses,
 )
-from hf_ecgtext.data.sources.cinc2021_sets import ORIGIN_SETS, find_recordings
-from hf_ecgtext.data.sources.cinc2021_windows import Window, cut, draw_splits
-from hf_ecgtext.data.splits import split_of
-from hf_ecgtext.data.storage import decode_table, row_to_millivolts, rows_to_table
+from hf_ecgtext.data.sources.cinc2021.sets import ORIGIN_SETS, find_recordings
+from hf_ecgtext.data.sources.cinc2021.source import SPLIT_FRACTIONS
+from hf_ecgtext.data.sources.cinc2021.windows import Window, cut, draw_splits
+from hf_ecgtext.data.store.schema import decode_table, row_to_millivolts, rows_to_table
+from hf_ecgtext.data.subsets import split_of
 from hf_ecgtext.errors import RecordError
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -188,7 +188,7 @@ def test_the_sets_have_the_documented_88253_records():
 def test_the_task_finds_the_classes_of_stored_rows(tmp_path):
     from datasets import Dataset
 
-    from hf_ecgtext.data.storage import EcgDataset
+    from hf_ecgtext.data.store.schema import EcgDataset
 
     write_record(tmp_path, "A0001", dx="17338001,733534002,164909002")
     write_record(tmp_path, "A0002", dx="164865005")

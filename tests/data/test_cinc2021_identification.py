@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from hf_ecgtext.data.sources.cinc2021_identification import ROLES, RecordingLength, identification_segments
+from hf_ecgtext.data.sources.cinc2021.identification import ROLES, RecordingLength, identification_segments
 
 # 400 of other sets, of 2, 3 and 1 segments, and 60 of PTB-XL, of which the first 40 are two of 20 patients each
 OTHERS = [RecordingLength(f"csn:JS{n:05d}", 500.0, {0: 5000, 1: 7600, 2: 2600}[n % 3]) for n in range(400)]

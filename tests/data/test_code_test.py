@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 from datasets import load_dataset
 
-from hf_ecgtext.data.files import LocalTree
-from hf_ecgtext.data.preparing import prepare
+from hf_ecgtext.data.files.tree import LocalTree
+from hf_ecgtext.data.prepare.prepare import prepare
 from hf_ecgtext.data.sources.code_test import (
     CODE_TEST_CLASSES,
     OTHER_ANNOTATORS,
@@ -25,7 +25,7 @@ from hf_ecgtext.data.sources.code_test import (
     read_annotations,
     read_attributes,
 )
-from hf_ecgtext.data.storage import iter_records, row_to_record, rows_to_table
+from hf_ecgtext.data.store.schema import iter_records, row_to_record, rows_to_table
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.leads import STANDARD_LEADS, limb_leads_from_i_and_ii
 

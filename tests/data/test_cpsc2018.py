@@ -11,8 +11,8 @@ import scipy.io
 from datasets import load_dataset
 from reading_fixtures import random_adc, write_record
 
-from hf_ecgtext.data.files import LocalTree
-from hf_ecgtext.data.preparing import prepare
+from hf_ecgtext.data.files.tree import LocalTree
+from hf_ecgtext.data.prepare.prepare import prepare
 from hf_ecgtext.data.records import EcgRecord
 from hf_ecgtext.data.sources.base import SkippedRecord
 from hf_ecgtext.data.sources.cpsc2018 import (
@@ -22,7 +22,7 @@ from hf_ecgtext.data.sources.cpsc2018 import (
     Cpsc2018,
     read_reference,
 )
-from hf_ecgtext.data.storage import iter_records, row_to_record
+from hf_ecgtext.data.store.schema import iter_records, row_to_record
 from hf_ecgtext.errors import RecordError
 
 HEAD = "Recording,First_label,Second_label,Third_label\n"

@@ -12,17 +12,17 @@ import scipy.io
 from datasets import load_dataset
 from reading_fixtures import random_adc, wfdb, write_record
 
-from hf_ecgtext.data.files import LocalTree
-from hf_ecgtext.data.preparing import prepare
-from hf_ecgtext.data.sources.csn import CONDITION_NAMES_FILE, Csn
-from hf_ecgtext.data.sources.csn_labels import (
+from hf_ecgtext.data.files.tree import LocalTree
+from hf_ecgtext.data.prepare.prepare import prepare
+from hf_ecgtext.data.sources.csn.labels import (
     CSN_ACRONYMS,
     CSN_CLASSES,
     exact_classes,
     merl_classes,
     read_condition_names,
 )
-from hf_ecgtext.data.storage import iter_records, rows_to_table
+from hf_ecgtext.data.sources.csn.source import CONDITION_NAMES_FILE, Csn
+from hf_ecgtext.data.store.schema import iter_records, rows_to_table
 from hf_ecgtext.errors import RecordError
 
 SPURIOUS_IN_TRAIN = {  # class -> published positives, positives by whole acronyms

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from download_fixtures import TOP, tar_of, write_download, zip_of
 
-from hf_ecgtext.data import archives, unpacking
-from hf_ecgtext.data.files import open_tree
+from hf_ecgtext.data.files import archives, unpacking
+from hf_ecgtext.data.files.opening import open_tree
 from hf_ecgtext.errors import ArchiveError
 
 HOSTILE_NAMES = ["../evil", "a/../../evil", "/etc/evil", "a\\..\\evil", "C:/evil", "c:evil", "..", "a/.."]

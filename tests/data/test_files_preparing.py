@@ -10,10 +10,10 @@ from download_fixtures import files_below, tar_of, zip_of
 from file_server import Fault, FileServer
 from make_mimic import MimicStudy, write_mimic_tree
 
-from hf_ecgtext.data.files import open_tree
+from hf_ecgtext.data.files.opening import open_tree
+from hf_ecgtext.data.files.remote import RemoteSettings
 from hf_ecgtext.data.opening import open_source
-from hf_ecgtext.data.preparing import prepare
-from hf_ecgtext.data.remote import RemoteSettings
+from hf_ecgtext.data.prepare.prepare import prepare
 from hf_ecgtext.data.sources.mimic_iv_ecg import MimicIvEcg
 
 QUICK = RemoteSettings(timeout_s=0.3, attempts=3, backoff_s=0.01)

@@ -13,9 +13,10 @@ import pytest
 from download_fixtures import files_below, tar_of, write_download, zip_of
 from file_server import Fault, FileServer
 
-from hf_ecgtext.data import remote, remote_access, scratch
-from hf_ecgtext.data.files import find_root, open_tree
-from hf_ecgtext.data.remote import RemoteSettings
+from hf_ecgtext.data.files import remote, remote_access, scratch
+from hf_ecgtext.data.files.opening import open_tree
+from hf_ecgtext.data.files.remote import RemoteSettings
+from hf_ecgtext.data.files.tree import find_root
 from hf_ecgtext.errors import ArchiveError, RecordError
 
 QUICK = RemoteSettings(timeout_s=0.3, attempts=3, backoff_s=0.01)

@@ -16,9 +16,10 @@ from download_fixtures import TOP, files_below, tar_of, write_download, zip_of
 from file_server import FileServer
 from reading_fixtures import wfdb
 
-from hf_ecgtext.data.files import LocalTree, find_root, open_tree
-from hf_ecgtext.data.reading import decode_digital
-from hf_ecgtext.data.remote import RemoteSettings
+from hf_ecgtext.data.files.opening import open_tree
+from hf_ecgtext.data.files.remote import RemoteSettings
+from hf_ecgtext.data.files.tree import LocalTree, find_root
+from hf_ecgtext.data.wfdb.reading import decode_digital
 from hf_ecgtext.errors import RecordError
 
 QUICK = RemoteSettings(timeout_s=2.0, attempts=2, backoff_s=0.01)

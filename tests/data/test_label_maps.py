@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hf_ecgtext.data.label_maps import VERSIONS, label_map, label_matches, map_targets, task_labels
-from hf_ecgtext.data.sources.cinc2021_classes import diagnoses
-from hf_ecgtext.data.sources.ptb_xl_labels import PTB_XL_CLASSES
+from hf_ecgtext.data.sources.cinc2021.classes import diagnoses
+from hf_ecgtext.data.sources.ptb_xl.labels import PTB_XL_CLASSES
 
 TASKS = ("ptbxl_super", "cpsc2018", "csn")
 DIRECTIONS = [*itertools.permutations(TASKS, 2)]
@@ -44,7 +44,7 @@ def as_sets(mapping):
 
 def test_the_tasks_of_the_maps_are_those_of_the_sources():
     from hf_ecgtext.data.sources.cpsc2018 import CPSC2018_CLASSES
-    from hf_ecgtext.data.sources.csn_labels import CSN_CLASSES
+    from hf_ecgtext.data.sources.csn.labels import CSN_CLASSES
 
     assert set(task_labels("ptbxl_super")) == set(PTB_XL_CLASSES["super"])
     assert set(task_labels("cpsc2018")) == set(CPSC2018_CLASSES)
@@ -109,7 +109,7 @@ def test_the_review_corrects_what_the_protocols_list():
 
 
 def test_reviewed_matches_between_findings_agree_in_their_snomed_code():
-    from hf_ecgtext.data.sources.csn_labels import CSN_ACRONYMS
+    from hf_ecgtext.data.sources.csn.labels import CSN_ACRONYMS
 
     code_of = {acronym: code for code, acronym in reversed(CSN_ACRONYMS.items())}
     # CPSC2018's classes by the codes of its copy in PhysioNet/CinC 2021

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset
 
-from hf_ecgtext.data.block_order import BlockOrder
-from hf_ecgtext.data.manifest import MANIFEST_FILE, ROWS_PER_GROUP, Manifest, Shard
-from hf_ecgtext.data.parquet_dataset import ParquetEcgDataset
-from hf_ecgtext.data.sources.export import open_writer
-from hf_ecgtext.data.storage import ECG_FEATURES, EcgDataset, rows_to_table, samples_to_row
+from hf_ecgtext.data.prepare.card import open_writer
+from hf_ecgtext.data.store.block_order import BlockOrder
+from hf_ecgtext.data.store.dataset import ParquetEcgDataset
+from hf_ecgtext.data.store.manifest import MANIFEST_FILE, ROWS_PER_GROUP, Manifest, Shard
+from hf_ecgtext.data.store.schema import ECG_FEATURES, EcgDataset, rows_to_table, samples_to_row
 from hf_ecgtext.leads import STANDARD_LEADS
 from hf_ecgtext.processing import EcgFeatureExtractor
 

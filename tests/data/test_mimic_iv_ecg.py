@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from make_mimic import LEADS, REPORT_COLUMNS, MimicStudy, write_mimic_tree, write_waveform
 
-from hf_ecgtext.data.files import LocalTree
+from hf_ecgtext.data.files.tree import LocalTree
 from hf_ecgtext.data.opening import open_source, source_names
 from hf_ecgtext.data.records import INVALID_SAMPLE
 from hf_ecgtext.data.report_cleaning import clean_mimic_report
 from hf_ecgtext.data.sources.mimic_iv_ecg import MIMIC_IV_ECG_FEATURES, MimicIvEcg
-from hf_ecgtext.data.splits import split_of
-from hf_ecgtext.data.storage import decode_table, row_to_record, rows_to_table
+from hf_ecgtext.data.store.schema import decode_table, row_to_record, rows_to_table
+from hf_ecgtext.data.subsets import split_of
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.methods import get_recipe, method_names, recipe_names
 

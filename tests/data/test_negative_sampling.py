@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from hf_ecgtext.data.collators import EcgTextCollator
-from hf_ecgtext.data.negative_sampling import NegativeSampler, distinct_reports, find_candidates
 from hf_ecgtext.data.report_cleaning import clean_mimic_report
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.methods import get_recipe
+from hf_ecgtext.training.collator import EcgTextCollator
+from hf_ecgtext.training.negative_sampler import NegativeSampler, distinct_reports, find_candidates
 
 REPORTS = [f"Report number {number}" for number in range(200)]
 
@@ -79,7 +79,7 @@ def test_equally_similar_reports_are_taken_in_any_choice_but_never_the_report_it
 def test_more_queries_than_one_search_takes_keep_their_own_rows(monkeypatch):
     embeddings = random_embeddings()
     expected = find_candidates(embeddings, "hard", 5, show_progress=False)
-    monkeypatch.setattr("hf_ecgtext.data.negative_sampling._QUERIES_PER_SEARCH", 7)
+    monkeypatch.setattr("hf_ecgtext.training.negative_sampler._QUERIES_PER_SEARCH", 7)
     np.testing.assert_array_equal(find_candidates(embeddings, "hard", 5, show_progress=False), expected)
 
 

@@ -11,10 +11,10 @@ from make_mimic import write_mimic_tree
 from prepared_folder import SIZES, write_prepared
 
 from hf_ecgtext.data.opening import data_name, data_names, open_data, open_source, source_names
-from hf_ecgtext.data.parquet_dataset import ParquetEcgDataset
-from hf_ecgtext.data.preparing import prepare
-from hf_ecgtext.data.raw_dataset import RawEcgDataset
-from hf_ecgtext.data.storage import EcgDataset
+from hf_ecgtext.data.prepare.prepare import prepare
+from hf_ecgtext.data.sources.dataset import RawEcgDataset
+from hf_ecgtext.data.store.dataset import ParquetEcgDataset
+from hf_ecgtext.data.store.schema import EcgDataset
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ import pytest
 import torch
 from prepared_folder import SIZES, records_of, write_prepared
 
-from hf_ecgtext.data.block_order import BlockOrder
-from hf_ecgtext.data.parquet_dataset import ParquetEcgDataset, is_prepared_location, read_manifest_at
-from hf_ecgtext.data.storage import EcgDataset
+from hf_ecgtext.data.store.block_order import BlockOrder
+from hf_ecgtext.data.store.dataset import ParquetEcgDataset, is_prepared_location, read_manifest_at
+from hf_ecgtext.data.store.schema import EcgDataset
 
 NUM_TRAIN = sum(SIZES["train"])
 
@@ -148,7 +148,7 @@ def test_the_order_of_blocks_reads_every_row_group_once_and_keeps_few_in_memory(
 
 
 def test_open_files_are_few(folder, monkeypatch):
-    monkeypatch.setattr("hf_ecgtext.data.parquet_dataset._OPEN_SHARDS", 2)
+    monkeypatch.setattr("hf_ecgtext.data.store.dataset._OPEN_SHARDS", 2)
     dataset = ParquetEcgDataset(folder, "train", cache_records=1)
     for row in (0, 200, 300, 1, 299):
         assert dataset[row]["index"] == row

@@ -13,12 +13,12 @@ import pytest
 from datasets import load_dataset
 from torch.utils.data import DataLoader
 
+from hf_ecgtext.data.prepare.card import write_parquet_folder
 from hf_ecgtext.data.records import EcgRecord
-from hf_ecgtext.data.sources.export import write_parquet_folder
-from hf_ecgtext.data.sources.ptb_xl import PtbXlBuilder, load_ptb_xl
-from hf_ecgtext.data.sources.ptb_xl_download import PTB_XL_FEATURES, PtbXl
-from hf_ecgtext.data.sources.ptb_xl_source import PTB_XL_SOURCE_FEATURES
-from hf_ecgtext.data.storage import EcgDataset, iter_records
+from hf_ecgtext.data.sources.ptb_xl.cached import PtbXlBuilder, load_ptb_xl
+from hf_ecgtext.data.sources.ptb_xl.download import PTB_XL_FEATURES, PtbXl
+from hf_ecgtext.data.sources.ptb_xl.source import PTB_XL_SOURCE_FEATURES
+from hf_ecgtext.data.store.schema import EcgDataset, iter_records
 from hf_ecgtext.errors import RecordError
 
 NUM_RECORDS = 20

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hf_ecgtext.data.sources.ptb_xl_download import read_database, read_statements
-from hf_ecgtext.data.sources.ptb_xl_labels import (
+from hf_ecgtext.data.sources.ptb_xl.download import read_database, read_statements
+from hf_ecgtext.data.sources.ptb_xl.labels import (
     PTB_XL_CLASSES,
     SPLIT_FOLDS,
     class_members,

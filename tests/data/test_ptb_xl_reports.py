@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hf_ecgtext.data.sources.ptb_xl_reports import read_12sl_reports, read_full_texts, write_report
+from hf_ecgtext.data.sources.ptb_xl.reports import read_12sl_reports, read_full_texts, write_report
 from hf_ecgtext.errors import RecordError
 
 FULL_TEXTS = {

@@ -11,16 +11,16 @@ import pandas as pd
 import pytest
 from datasets import load_dataset
 
-from hf_ecgtext.data.files import LocalTree
+from hf_ecgtext.data.builders import PtbXlSourceBuilder
+from hf_ecgtext.data.files.tree import LocalTree
 from hf_ecgtext.data.opening import open_source, source_names
-from hf_ecgtext.data.preparing import prepare
+from hf_ecgtext.data.prepare.prepare import prepare
 from hf_ecgtext.data.report_cleaning import clean_12sl_report, clean_ptbxl_report
-from hf_ecgtext.data.sources.builder import PtbXlSourceBuilder
-from hf_ecgtext.data.sources.ptb_xl_download import PtbXl
-from hf_ecgtext.data.sources.ptb_xl_labels import PTB_XL_CLASSES
-from hf_ecgtext.data.sources.ptb_xl_source import PTB_XL_SOURCE_FEATURES, PtbXlSource
-from hf_ecgtext.data.sources.ptb_xl_tables import RECORDS_OF_VERSION, version_of
-from hf_ecgtext.data.storage import decode_table, iter_records, row_to_record, rows_to_table
+from hf_ecgtext.data.sources.ptb_xl.download import PtbXl
+from hf_ecgtext.data.sources.ptb_xl.labels import PTB_XL_CLASSES
+from hf_ecgtext.data.sources.ptb_xl.source import PTB_XL_SOURCE_FEATURES, PtbXlSource
+from hf_ecgtext.data.sources.ptb_xl.tables import RECORDS_OF_VERSION, version_of
+from hf_ecgtext.data.store.schema import decode_table, iter_records, row_to_record, rows_to_table
 from hf_ecgtext.errors import RecordError
 
 uses_wfdb = pytest.mark.filterwarnings("ignore:The inplace keyword")  # wfdb 4.3 on pandas 3

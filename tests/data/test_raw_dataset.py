@@ -11,10 +11,10 @@ import pytest
 import torch
 from make_mimic import write_mimic_tree
 
-from hf_ecgtext.data.block_order import BlockOrder
-from hf_ecgtext.data.files import LocalTree
-from hf_ecgtext.data.raw_dataset import RawEcgDataset
+from hf_ecgtext.data.files.tree import LocalTree
+from hf_ecgtext.data.sources.dataset import RawEcgDataset
 from hf_ecgtext.data.sources.mimic_iv_ecg import MimicIvEcg
+from hf_ecgtext.data.store.block_order import BlockOrder
 from hf_ecgtext.errors import RecordError
 
 NUM_RECORDS = 150

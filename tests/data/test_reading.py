@@ -10,7 +10,7 @@ import pytest
 import scipy.io
 from reading_fixtures import millivolts, random_adc, write_record
 
-from hf_ecgtext.data.reading import read_digital, read_record
+from hf_ecgtext.data.wfdb.reading import read_digital, read_record
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.leads import STANDARD_LEADS
 

@@ -9,7 +9,7 @@ import pytest
 import scipy.io
 from reading_fixtures import random_adc, wfdb, write_record
 
-from hf_ecgtext.data.reading import read_digital, read_record
+from hf_ecgtext.data.wfdb.reading import read_digital, read_record
 from hf_ecgtext.errors import RecordError
 
 BYTES_OF_15_SAMPLES = {8: 15, 24: 45, 32: 60, 61: 30, 80: 15, 160: 30, 212: 23, 310: 20, 311: 20}

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reading_fixtures import FUZZ, header_text, millivolts, random_adc, wfdb, write_record
 
-from hf_ecgtext.data.reading import read_digital, read_record
 from hf_ecgtext.data.records import EcgRecord
+from hf_ecgtext.data.wfdb.reading import read_digital, read_record
 from hf_ecgtext.errors import RecordError
 
 LEADS = ("I", "II", "V1")

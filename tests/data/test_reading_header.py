@@ -4,7 +4,7 @@ import datetime
 
 import pytest
 
-from hf_ecgtext.data.wfdb_header import parse_wfdb_header, read_wfdb_header
+from hf_ecgtext.data.wfdb.header import parse_wfdb_header, read_wfdb_header
 from hf_ecgtext.errors import RecordError
 
 LEAD = "x.dat 16 1000.0(0)/mV 16 0 -115 13047 0 I"

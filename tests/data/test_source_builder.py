@@ -11,11 +11,11 @@ from datasets import load_dataset
 from make_mimic import MimicStudy, write_mimic_tree
 from torch.utils.data import DataLoader
 
+from hf_ecgtext.data import builders
+from hf_ecgtext.data.builders import EcgSourceBuilder, MimicIvEcgBuilder, PtbXlSourceBuilder
 from hf_ecgtext.data.opening import source_names
-from hf_ecgtext.data.sources import builder as builders
-from hf_ecgtext.data.sources.builder import EcgSourceBuilder, MimicIvEcgBuilder, PtbXlSourceBuilder
 from hf_ecgtext.data.sources.mimic_iv_ecg import MIMIC_IV_ECG_FEATURES
-from hf_ecgtext.data.storage import EcgDataset, iter_records
+from hf_ecgtext.data.store.schema import EcgDataset, iter_records
 from hf_ecgtext.errors import RecordError
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "dataset_scripts"

@@ -9,7 +9,7 @@ from datasets import Dataset, Value
 from torch.utils.data import DataLoader
 
 from hf_ecgtext.data.records import INVALID_SAMPLE, DigitalEcg, EcgRecord
-from hf_ecgtext.data.storage import (
+from hf_ecgtext.data.store.schema import (
     ECG_FEATURES,
     EcgDataset,
     decode_table,

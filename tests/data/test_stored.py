@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 from datasets import Dataset, Value
 
-from hf_ecgtext.data.records import INVALID_SAMPLE, DigitalEcg, EcgRecord
-from hf_ecgtext.data.storage import EcgDataset, ecg_features, record_to_row, row_to_record, row_to_stored, rows_to_table
-from hf_ecgtext.data.stored import AnyEcg, StoredEcg
+from hf_ecgtext.data.records import INVALID_SAMPLE, AnyEcg, DigitalEcg, EcgRecord, StoredEcg
+from hf_ecgtext.data.store.schema import (
+    EcgDataset,
+    ecg_features,
+    record_to_row,
+    row_to_record,
+    row_to_stored,
+    rows_to_table,
+)
 
 FEATURES = ecg_features({"age": Value("int32")})
 DIGITAL = DigitalEcg(

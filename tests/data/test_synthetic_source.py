@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 
-from hf_ecgtext.data.sources.export import push_folder_to_hub, write_parquet_folder
+from hf_ecgtext.data.prepare.card import push_folder_to_hub, write_parquet_folder
 from hf_ecgtext.data.sources.synthetic import (
     SPLITS,
     SYNTHETIC_FEATURES,
@@ -16,7 +16,7 @@ from hf_ecgtext.data.sources.synthetic import (
     load_synthetic,
     split_seed,
 )
-from hf_ecgtext.data.storage import EcgDataset, iter_records
+from hf_ecgtext.data.store.schema import EcgDataset, iter_records
 from hf_ecgtext.data.synthetic import SyntheticEcgGenerator
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hf_ecgtext.data.tasks import EcgData, LabelTask
-from hf_ecgtext.evaluation.frozen_encoders import FrozenEncoder
+from hf_ecgtext.evaluation.encoders.frozen import FrozenEncoder
 
 
 class TableRows:

@@ -5,13 +5,13 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from hf_ecgtext.errors import RecordError
-from hf_ecgtext.evaluation.bootstrap import (
+from hf_ecgtext.evaluation.statistics.bootstrap import (
     bootstrap_intervals,
     paired_difference,
     patient_strata,
     resample_weights,
 )
-from hf_ecgtext.evaluation.metrics import auroc, top1_f1
+from hf_ecgtext.evaluation.statistics.metrics import auroc, top1_f1
 
 
 @pytest.fixture

@@ -5,15 +5,16 @@ import json
 
 import numpy as np
 import pytest
+from hf_ecgtext.evaluation.scores import TaskScores
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from hf_ecgtext.errors import RecordError
-from hf_ecgtext.evaluation.bootstrap import bootstrap_intervals
-from hf_ecgtext.evaluation.calibration import calibrate, fit_platt, fit_temperature
-from hf_ecgtext.evaluation.calibration_metrics import (
+from hf_ecgtext.evaluation.statistics.bootstrap import bootstrap_intervals
+from hf_ecgtext.evaluation.statistics.calibration import calibrate, fit_platt, fit_temperature
+from hf_ecgtext.evaluation.statistics.calibration_metrics import (
     METRICS,
     brier_score,
     ece_equal_mass,
@@ -22,7 +23,6 @@ from hf_ecgtext.evaluation.calibration_metrics import (
     reliability_curve,
     wilson_interval,
 )
-from hf_ecgtext.evaluation.frame import TaskScores
 
 
 def logistic_sample(seed: int, num_records: int = 4000, num_classes: int = 3) -> tuple[np.ndarray, np.ndarray]:

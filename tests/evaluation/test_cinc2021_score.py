@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hf_ecgtext.data.sources.cinc2021_classes import CINC2021_CLASSES, diagnoses
-from hf_ecgtext.evaluation.bootstrap import resample_weights
-from hf_ecgtext.evaluation.cinc2021_score import cinc2021_interval, cinc2021_score, cinc2021_weights
+from hf_ecgtext.data.sources.cinc2021.classes import CINC2021_CLASSES, diagnoses
+from hf_ecgtext.evaluation.statistics.bootstrap import resample_weights
+from hf_ecgtext.evaluation.statistics.cinc2021_score import cinc2021_interval, cinc2021_score, cinc2021_weights
 
 CLASSES = tuple(CINC2021_CLASSES)
 NORMAL = CLASSES.index("NSR")

@@ -10,13 +10,13 @@ from table_encoder import TableEncoder, normalised, table_data
 
 from hf_ecgtext.data.label_maps import has_label_map, label_map, task_labels
 from hf_ecgtext.data.tasks import LabelTask
-from hf_ecgtext.evaluation import zero_shot
-from hf_ecgtext.evaluation.distribution_shift import evaluate, shift_targets, usable_classifiers
-from hf_ecgtext.evaluation.features import FeatureCache
+from hf_ecgtext.evaluation.downstream import zero_shot
+from hf_ecgtext.evaluation.downstream.distribution_shift import evaluate, shift_targets, usable_classifiers
+from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
+from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns
 from hf_ecgtext.evaluation.frame import EvaluatedTask, EvaluationContext
-from hf_ecgtext.evaluation.frozen_encoders import EncoderRuns
-from hf_ecgtext.evaluation.logistic_regression import STRENGTHS
 from hf_ecgtext.evaluation.protocols import PUBLISHED, STRICT, get_protocol
+from hf_ecgtext.evaluation.statistics.logistic_regression import STRENGTHS
 
 DIM = 6
 TASKS = {name: LabelTask(name, "labels", {label: f"{name} {label}" for label in task_labels(name)})

@@ -13,9 +13,9 @@ import torch
 
 from hf_ecgtext.data.sources.synthetic import open_data
 from hf_ecgtext.errors import RecordError
-from hf_ecgtext.evaluation import features as features_module
-from hf_ecgtext.evaluation.features import FeatureCache
-from hf_ecgtext.evaluation.frozen_encoders import FrozenEncoder, ModelEncoder, random_runs
+from hf_ecgtext.evaluation.encoders import feature_cache as features_module
+from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
+from hf_ecgtext.evaluation.encoders.frozen import FrozenEncoder, ModelEncoder, random_runs
 from hf_ecgtext.methods import get_recipe
 
 

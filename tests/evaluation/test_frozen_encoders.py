@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from hf_ecgtext.data.records import EcgRecord
 from hf_ecgtext.data.sources.synthetic import open_data
-from hf_ecgtext.evaluation.frozen_encoders import (
+from hf_ecgtext.evaluation.encoders.frozen import (
     FrozenEncoder,
     ModelEncoder,
     adapt_batch_norm,

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from hf_ecgtext.data.identification import gallery_and_probe, identification_data
 from hf_ecgtext.data.ledger import TrainingLedger
-from hf_ecgtext.data.sources.cinc2021_identification import RecordingLength, identification_segments
+from hf_ecgtext.data.sources.cinc2021.identification import RecordingLength, identification_segments
+from hf_ecgtext.data.sources.cinc2021.segments import gallery_and_probe, identification_data
 from hf_ecgtext.data.sources.synthetic import SYNTHETIC_FEATURES
-from hf_ecgtext.data.storage import EcgDataset, record_to_row, rows_to_table
+from hf_ecgtext.data.store.schema import EcgDataset, record_to_row, rows_to_table
 from hf_ecgtext.data.synthetic import SyntheticEcgGenerator
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.errors import ContaminationError, RecordError
 from hf_ecgtext.evaluation.contamination import check_contamination
-from hf_ecgtext.evaluation.features import FeatureCache
-from hf_ecgtext.evaluation.frozen_encoders import EncoderRuns, FrozenEncoder, ModelEncoder
-from hf_ecgtext.evaluation.identification import evaluate_identification, rank_credit
+from hf_ecgtext.evaluation.downstream.identification import evaluate_identification, rank_credit
+from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
+from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns, FrozenEncoder, ModelEncoder
 from hf_ecgtext.methods import get_recipe
 
 

@@ -10,13 +10,13 @@ import pytest
 from hf_ecgtext.data.records import EcgRecord
 from hf_ecgtext.data.synthetic import SyntheticEcgGenerator
 from hf_ecgtext.errors import RecordError
-from hf_ecgtext.evaluation.features import FeatureCache
-from hf_ecgtext.evaluation.interval_features import (
+from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
+from hf_ecgtext.evaluation.encoders.interval_features import (
     CENTRES,
     FEATURE_NAMES,
     IntervalFeatures,
 )
-from hf_ecgtext.evaluation.median_beat import qrs_bounds
+from hf_ecgtext.evaluation.encoders.median_beat import qrs_bounds
 from hf_ecgtext.leads import STANDARD_LEADS
 
 pytest.importorskip("neurokit2", reason="interval features need the extra 'intervals'")
@@ -230,7 +230,7 @@ def test_without_neurokit_the_extra_is_named(monkeypatch):
 
 
 def test_another_version_of_neurokit_is_another_encoder(encoder, monkeypatch):
-    module = importlib.import_module("hf_ecgtext.evaluation.interval_features")
+    module = importlib.import_module("hf_ecgtext.evaluation.encoders.interval_features")
     before = encoder.identity()
     monkeypatch.setattr(module, "version", lambda _package: "0.3.0")
     assert encoder.identity() != before
@@ -241,7 +241,7 @@ def test_rates_of_real_recordings_agree_with_the_machine_that_read_them(real_dat
     import ast
     import csv
 
-    from hf_ecgtext.data.reading import read_record
+    from hf_ecgtext.data.wfdb.reading import read_record
 
     with (real_data / "ptb-xl-plus" / "labels" / "12sl_statements.csv").open() as file:
         statements = {int(row["ecg_id"]): set(ast.literal_eval(row["statements"])) for row in csv.DictReader(file)}

@@ -6,17 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hf_ecgtext.evaluation.scores import TaskScores
 
 from hf_ecgtext.data.sources.merl_splits import read_split_list, read_train_order
 from hf_ecgtext.data.subsets import published_subset
 from hf_ecgtext.data.tasks import EcgData, LabelTask
-from hf_ecgtext.evaluation.features import FeatureCache
-from hf_ecgtext.evaluation.frame import EvaluatedTask, EvaluationContext, TaskScores
-from hf_ecgtext.evaluation.frozen_encoders import EncoderRuns, FrozenEncoder, ModelEncoder
-from hf_ecgtext.evaluation.linear_probe import evaluate, training_draws, training_targets
-from hf_ecgtext.evaluation.logistic_regression import STRENGTHS, fit_logistic_regressions
-from hf_ecgtext.evaluation.metrics import auroc, macro
+from hf_ecgtext.evaluation.downstream.linear_probe import evaluate, training_draws, training_targets
+from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
+from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns, FrozenEncoder, ModelEncoder
+from hf_ecgtext.evaluation.frame import EvaluatedTask, EvaluationContext
 from hf_ecgtext.evaluation.protocols import PUBLISHED, STRICT, get_protocol
+from hf_ecgtext.evaluation.statistics.logistic_regression import STRENGTHS, fit_logistic_regressions
+from hf_ecgtext.evaluation.statistics.metrics import auroc, macro
 
 LABELS = ("CD", "HYP", "MI", "NORM", "RARE")
 

@@ -7,13 +7,13 @@ import pytest
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from hf_ecgtext.evaluation.logistic_regression import (
+from hf_ecgtext.evaluation.statistics.logistic_regression import (
     STRENGTHS,
     NotConvergedError,
     fit_logistic_regressions,
     fit_probe,
 )
-from hf_ecgtext.evaluation.metrics import auroc, macro
+from hf_ecgtext.evaluation.statistics.metrics import auroc, macro
 
 
 def problem(num_records, dim, num_classes, seed=0):

@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score
 
 from hf_ecgtext.errors import RecordError
-from hf_ecgtext.evaluation import metrics as metrics_module
-from hf_ecgtext.evaluation.metrics import (
+from hf_ecgtext.evaluation.statistics import metrics as metrics_module
+from hf_ecgtext.evaluation.statistics.metrics import (
     auroc,
     average_precision,
     macro,

@@ -8,9 +8,9 @@ import torch
 from sklearn import metrics as sklearn_metrics
 from torchmetrics import functional as torchmetrics
 
-from hf_ecgtext.evaluation.calibration_metrics import brier_score, ece_equal_width
-from hf_ecgtext.evaluation.metrics import auroc, average_precision, macro, top1_accuracy, top1_f1
-from hf_ecgtext.evaluation.thresholds import at_thresholds
+from hf_ecgtext.evaluation.statistics.calibration_metrics import brier_score, ece_equal_width
+from hf_ecgtext.evaluation.statistics.metrics import auroc, average_precision, macro, top1_accuracy, top1_f1
+from hf_ecgtext.evaluation.statistics.thresholds import at_thresholds
 
 NUM_CLASSES = 6
 ABSENT, EVERYWHERE = 4, 5

@@ -8,8 +8,8 @@ from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
 from hf_ecgtext.errors import RecordError
-from hf_ecgtext.evaluation.metrics import auroc
-from hf_ecgtext.evaluation.permutation import holm, permutation_test
+from hf_ecgtext.evaluation.statistics.metrics import auroc
+from hf_ecgtext.evaluation.statistics.permutation import holm, permutation_test
 
 
 def sample(seed: int, num_records: int = 60, num_classes: int = 3) -> tuple[np.ndarray, ...]:

@@ -8,13 +8,13 @@ from importlib.resources import files
 
 import pytest
 
-from hf_ecgtext.data.sources.cinc2021_classes import class_names as cinc2021_class_names
+from hf_ecgtext.data.sources.cinc2021.classes import class_names as cinc2021_class_names
 from hf_ecgtext.data.sources.code_test import CODE_TEST_CLASSES
 from hf_ecgtext.data.sources.cpsc2018 import CPSC2018_CLASSES
-from hf_ecgtext.data.sources.csn_labels import CSN_CLASSES
-from hf_ecgtext.data.sources.ptb_xl_labels import PTB_XL_CLASSES
+from hf_ecgtext.data.sources.csn.labels import CSN_CLASSES
+from hf_ecgtext.data.sources.ptb_xl.labels import PTB_XL_CLASSES
 from hf_ecgtext.data.synthetic import CONDITIONS
-from hf_ecgtext.evaluation.prompt_sets import build_prompts
+from hf_ecgtext.evaluation.prompts.sets import build_prompts
 
 CLASSES = {
     **{f"ptbxl_{task}": classes for task, classes in PTB_XL_CLASSES.items()},

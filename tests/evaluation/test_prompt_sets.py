@@ -6,9 +6,9 @@ import pytest
 
 from hf_ecgtext.data.sources.code_test import CODE_TEST_CLASSES
 from hf_ecgtext.data.sources.cpsc2018 import CPSC2018_CLASSES
-from hf_ecgtext.data.sources.csn_labels import CSN_CLASSES
-from hf_ecgtext.data.sources.ptb_xl_labels import PTB_XL_CLASSES
-from hf_ecgtext.evaluation.prompt_sets import (
+from hf_ecgtext.data.sources.csn.labels import CSN_CLASSES
+from hf_ecgtext.data.sources.ptb_xl.labels import PTB_XL_CLASSES
+from hf_ecgtext.evaluation.prompts.sets import (
     PromptDescriptions,
     PromptError,
     build_prompts,

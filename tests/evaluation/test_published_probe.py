@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from hf_ecgtext.evaluation.metrics import auroc, macro
-from hf_ecgtext.evaluation.published_probe import (
+from hf_ecgtext.evaluation.statistics.metrics import auroc, macro
+from hf_ecgtext.evaluation.statistics.published_probe import (
     CMELT,
     DERI,
     DERI_PAPER,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_ecgtext.data.sources.synthetic import open_data
-from hf_ecgtext.evaluation.random_encoders import random_encoders, recalibrate_batch_norm
+from hf_ecgtext.evaluation.encoders.random import random_encoders, recalibrate_batch_norm
 from hf_ecgtext.methods import get_recipe
 
 

@@ -5,10 +5,10 @@ import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score
 
 from hf_ecgtext.data.sources.code_test import read_annotations
-from hf_ecgtext.evaluation.binary_readers import READER_METRICS, reader_scores, scores_at_thresholds
-from hf_ecgtext.evaluation.bootstrap import bootstrap_intervals
-from hf_ecgtext.evaluation.calibration_metrics import wilson_interval
-from hf_ecgtext.evaluation.thresholds import at_thresholds
+from hf_ecgtext.evaluation.statistics.binary_readers import READER_METRICS, reader_scores, scores_at_thresholds
+from hf_ecgtext.evaluation.statistics.bootstrap import bootstrap_intervals
+from hf_ecgtext.evaluation.statistics.calibration_metrics import wilson_interval
+from hf_ecgtext.evaluation.statistics.thresholds import at_thresholds
 
 CLASSES = ("1dAVb", "RBBB", "LBBB", "SB", "AF", "ST")
 

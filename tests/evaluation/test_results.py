@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_ecgtext.evaluation.bootstrap import bootstrap_intervals
-from hf_ecgtext.evaluation.metrics import auroc
 from hf_ecgtext.evaluation.results import (
     EvaluationResult,
     ResultError,
@@ -19,6 +17,8 @@ from hf_ecgtext.evaluation.results import (
     read_results,
     write_results,
 )
+from hf_ecgtext.evaluation.statistics.bootstrap import bootstrap_intervals
+from hf_ecgtext.evaluation.statistics.metrics import auroc
 
 
 def make_result(**changes) -> EvaluationResult:

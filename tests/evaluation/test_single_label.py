@@ -8,11 +8,11 @@ from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 from table_encoder import TableEncoder, table_data
 
 from hf_ecgtext.data.tasks import LabelTask
-from hf_ecgtext.evaluation.features import FeatureCache
+from hf_ecgtext.evaluation.downstream.single_label import evaluate
+from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
+from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns
 from hf_ecgtext.evaluation.frame import EvaluatedTask, EvaluationContext
-from hf_ecgtext.evaluation.frozen_encoders import EncoderRuns
 from hf_ecgtext.evaluation.protocols import STRICT, get_protocol
-from hf_ecgtext.evaluation.single_label import evaluate
 
 TASK = LabelTask("mine", "labels", {"C": "third", "A": "first", "D": "absent", "B": "second"})
 PROTOCOL = get_protocol("strict", min_positives=[1, 12])

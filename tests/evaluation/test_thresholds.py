@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hf_ecgtext.evaluation.scores import TaskScores
 from sklearn import metrics as oracle
 
 from hf_ecgtext.errors import RecordError
-from hf_ecgtext.evaluation.bootstrap import bootstrap_intervals
-from hf_ecgtext.evaluation.frame import TaskScores
-from hf_ecgtext.evaluation.thresholds import (
+from hf_ecgtext.evaluation.statistics.bootstrap import bootstrap_intervals
+from hf_ecgtext.evaluation.statistics.thresholds import (
     TaskThresholds,
     at_thresholds,
     max_f1_thresholds,

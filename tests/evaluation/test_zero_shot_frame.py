@@ -8,17 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hf_ecgtext.evaluation.scores import TaskScores
 from table_encoder import TableEncoder, normalised, table_data
 
 from hf_ecgtext.data.opening import open_data
 from hf_ecgtext.data.sources import synthetic
 from hf_ecgtext.data.tasks import LabelTask
-from hf_ecgtext.evaluation.features import FeatureCache
-from hf_ecgtext.evaluation.frame import EvaluatedTask, EvaluationContext, TaskScores
-from hf_ecgtext.evaluation.frozen_encoders import EncoderRuns, ModelEncoder, random_runs
-from hf_ecgtext.evaluation.prompt_sets import PromptError, build_prompts
+from hf_ecgtext.evaluation.downstream.zero_shot import evaluate
+from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
+from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns, ModelEncoder, random_runs
+from hf_ecgtext.evaluation.frame import EvaluatedTask, EvaluationContext
+from hf_ecgtext.evaluation.prompts.sets import PromptError, build_prompts
 from hf_ecgtext.evaluation.protocols import PUBLISHED, STRICT
-from hf_ecgtext.evaluation.zero_shot import evaluate
 from hf_ecgtext.methods import get_recipe
 
 NAMES = {"SR": "sinus rhythm", "AFIB": "atrial fibrillation", "LVH": "left ventricular hypertrophy"}

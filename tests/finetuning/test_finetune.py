@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 from finetuning_data import TASK, Rows, debug_model, short_recipe, small_data, small_task
+from hf_ecgtext.evaluation.scores import TaskScores
 from transformers import TrainerCallback, TrainerState
 
 from hf_ecgtext.data.ledger import TrainingLedger
 from hf_ecgtext.data.tasks import LabelTask
 from hf_ecgtext.errors import ContaminationError
-from hf_ecgtext.evaluation.cinc2021_score import cinc2021_score
-from hf_ecgtext.evaluation.frame import EvaluatedTask, TaskScores
-from hf_ecgtext.evaluation.metrics import auroc, macro
+from hf_ecgtext.evaluation.frame import EvaluatedTask
+from hf_ecgtext.evaluation.statistics.cinc2021_score import cinc2021_score
+from hf_ecgtext.evaluation.statistics.metrics import auroc, macro
 from hf_ecgtext.finetuning import EcgForClassification
 from hf_ecgtext.finetuning.cinc2021 import best_threshold, cinc2021_results, decide
 from hf_ecgtext.finetuning.finetune import finetune
@@ -238,7 +239,7 @@ def test_recipes_are_named_by_what_was_changed_and_refuse_what_is_not_theirs():
 
 
 def test_the_challenge_score_is_taken_at_the_best_validation_threshold_and_at_one_half():
-    from hf_ecgtext.data.sources.cinc2021_classes import CINC2021_CLASSES
+    from hf_ecgtext.data.sources.cinc2021.classes import CINC2021_CLASSES
 
     names, rng = tuple(sorted(CINC2021_CLASSES)), np.random.default_rng(0)
     targets = (rng.random((60, 26)) < 0.1).astype(np.int8)

@@ -9,15 +9,15 @@ import torch
 from datasets import Dataset
 
 from hf_ecgtext.cli import main
-from hf_ecgtext.data.identification import identification_data
 from hf_ecgtext.data.ledger import TrainingLedger
+from hf_ecgtext.data.sources.cinc2021.segments import identification_data
 from hf_ecgtext.data.sources.synthetic import SYNTHETIC_FEATURES
-from hf_ecgtext.data.storage import EcgDataset, record_to_row, rows_to_table
+from hf_ecgtext.data.store.schema import EcgDataset, record_to_row, rows_to_table
 from hf_ecgtext.data.synthetic import SyntheticEcgGenerator
 from hf_ecgtext.data.tasks import EcgData
-from hf_ecgtext.evaluation.features import FeatureCache
-from hf_ecgtext.evaluation.frozen_encoders import EncoderRuns, hash_weights
-from hf_ecgtext.evaluation.identification import evaluate_identification
+from hf_ecgtext.evaluation.downstream.identification import evaluate_identification
+from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
+from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns, hash_weights
 from hf_ecgtext.evaluation.results import read_results
 from hf_ecgtext.finetuning.identification import (
     CMELT,

@@ -8,7 +8,7 @@ import torch
 from finetuning_data import debug_model, short_recipe, small_task
 from torch import nn
 
-from hf_ecgtext.evaluation.metrics import auroc, macro
+from hf_ecgtext.evaluation.statistics.metrics import auroc, macro
 from hf_ecgtext.finetuning import EcgForClassification
 from hf_ecgtext.finetuning.finetune import finetune
 from hf_ecgtext.finetuning.lora import LoraSettings, adapted_modules, add_adapters, merge_adapters

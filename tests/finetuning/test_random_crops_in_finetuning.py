@@ -8,9 +8,9 @@ import numpy as np
 from datasets import Dataset
 from finetuning_data import short_recipe, small_task
 
-from hf_ecgtext.data.identification import identification_data
+from hf_ecgtext.data.sources.cinc2021.segments import identification_data
 from hf_ecgtext.data.sources.synthetic import SYNTHETIC_FEATURES
-from hf_ecgtext.data.storage import EcgDataset, record_to_row, rows_to_table
+from hf_ecgtext.data.store.schema import EcgDataset, record_to_row, rows_to_table
 from hf_ecgtext.data.synthetic import SyntheticEcgGenerator
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.finetuning.finetune import finetune

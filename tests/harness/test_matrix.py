@@ -14,8 +14,8 @@ from hf_ecgtext.data.ledger import TrainingLedger
 from hf_ecgtext.data.sources.synthetic import open_data
 from hf_ecgtext.data.tasks import LabelTask
 from hf_ecgtext.errors import ContaminationError
-from hf_ecgtext.evaluation.features import FeatureCache
-from hf_ecgtext.evaluation.frozen_encoders import FrozenEncoder
+from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
+from hf_ecgtext.evaluation.encoders.frozen import FrozenEncoder
 from hf_ecgtext.evaluation.protocols import PUBLISHED, STRICT
 from hf_ecgtext.evaluation.results import read_results
 from hf_ecgtext.harness import matrix

@@ -9,10 +9,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from hf_ecgtext.data.sources.synthetic import open_data
-from hf_ecgtext.data.storage import EcgDataset
+from hf_ecgtext.data.store.schema import EcgDataset
 from hf_ecgtext.harness.single import evaluate_zero_shot
 from hf_ecgtext.methods import get_recipe
-from hf_ecgtext.reporting.tables import zero_shot_table
+from hf_ecgtext.reporting.tables.render import zero_shot_table
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,10 @@ from transformers import (
 
 from hf_ecgtext.commands.options import explain_settings, parse_settings
 from hf_ecgtext.commands.train import add_arguments, check_training_settings
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.encoders.text import tiny_bert_tokenizer
 from hf_ecgtext.methods import get_recipe, method_names
 from hf_ecgtext.training import EcgTextTrainingArguments
+from hf_ecgtext.training.collator import EcgTextCollator
 
 ABLATIONS = ablations()
 # Rows of each table or figure of the papers; a method that is not here has none.

@@ -7,9 +7,9 @@ import torch
 from accelerate.utils import is_compiled_module
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.methods import get_recipe, method_names
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
+from hf_ecgtext.training.collator import EcgTextCollator
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 TINY_VIT = {

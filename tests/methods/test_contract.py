@@ -13,11 +13,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.methods import Recipe, get_recipe, method_names, recipe_names
 from hf_ecgtext.methods.base import EcgTextConfig, EcgTextModel, TextInputs
 from hf_ecgtext.processing import EcgTextProcessor
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
+from hf_ecgtext.training.collator import EcgTextCollator
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 METHODS = method_names()

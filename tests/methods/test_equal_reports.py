@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_ecgtext.data.collators import EcgTextCollator
-from hf_ecgtext.data.negative_sampling import NegativeSampler
 from hf_ecgtext.methods import get_recipe, method_names
 from hf_ecgtext.objectives import report_pairs, sigmoid_pair_loss
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
+from hf_ecgtext.training.collator import EcgTextCollator
+from hf_ecgtext.training.negative_sampler import NegativeSampler
 
 TERMS = {"cmelt": "ets", "cgdmer": "siglip"}
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.methods import get_recipe, method_names
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
+from hf_ecgtext.training.collator import EcgTextCollator
 
 
 @pytest.fixture(params=method_names())

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.methods import get_recipe, method_names
+from hf_ecgtext.training.collator import EcgTextCollator
 
 SETTINGS = {"etp": {"learnable_temperature": True}, "cmelt": {"learnable_siglip": True}}
 LEARNED = {"etp": "log_logit_scale", "cmelt": "log_siglip_scale", "cgdmer": "siglip_log_scale"}

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.methods import get_recipe, method_names
+from hf_ecgtext.training.collator import EcgTextCollator
 
 # What copies from a GPU to the host and so waits for it: .item(), bool(tensor), shapes that depend on values. A mask
 # used as an index is the same, and is looked for apart.

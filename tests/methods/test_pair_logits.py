@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.methods import get_recipe
+from hf_ecgtext.training.collator import EcgTextCollator
 
 ALIGNED = torch.tensor([True, True, False, True, False, True])
 BATCH = len(ALIGNED)

@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoProcessor
 
 from hf_ecgtext.encoders.text import load_text_model
 from hf_ecgtext.errors import CheckpointError, RecordError
-from hf_ecgtext.evaluation.frozen_encoders import ModelEncoder
+from hf_ecgtext.evaluation.encoders.frozen import ModelEncoder
 from hf_ecgtext.methods import get_recipe
 from hf_ecgtext.training import TextCache
 from hf_ecgtext.training.negatives import embed_reports

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_ecgtext.data.reading import read_digital
-from hf_ecgtext.data.records import INVALID_SAMPLE
-from hf_ecgtext.data.stored import StoredEcg
+from hf_ecgtext.data.records import INVALID_SAMPLE, StoredEcg
+from hf_ecgtext.data.wfdb.reading import read_digital
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.leads import MIMIC_LEADS, STANDARD_LEADS, limb_leads_from_i_and_ii
 from hf_ecgtext.processing import EcgFeatureExtractor

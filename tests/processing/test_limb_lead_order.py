@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from hf_ecgtext.leads import MIMIC_LEADS, STANDARD_LEADS, limb_leads_from_i_and_ii
+from hf_ecgtext.limb_lead_order import AUGMENTED_LEADS
 from hf_ecgtext.processing import infer_limb_lead_order
-from hf_ecgtext.processing.limb_lead_order import AUGMENTED_LEADS
 
 LIMB = STANDARD_LEADS[:6]
 

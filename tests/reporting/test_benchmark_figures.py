@@ -5,17 +5,17 @@ import logging
 
 import numpy as np
 import pytest
+from hf_ecgtext.evaluation.scores import TaskScores
 
-from hf_ecgtext.evaluation.calibration import calibrate
-from hf_ecgtext.evaluation.calibration_metrics import wilson_interval
-from hf_ecgtext.evaluation.frame import TaskScores
 from hf_ecgtext.evaluation.results import EvaluationResult
-from hf_ecgtext.reporting.benchmark_figures import draw_all
-from hf_ecgtext.reporting.class_figures import class_bars, class_order, class_pages
-from hf_ecgtext.reporting.curve_figures import ProbeVariant, fraction_curves, recall_curves, shift_slopes
-from hf_ecgtext.reporting.dot_figures import inflation_dots, panel_groups, prompt_dots
-from hf_ecgtext.reporting.drawing import EncoderRow, own_values, parts, row_styles
-from hf_ecgtext.reporting.reliability_figures import reliability_panels, reliability_questions
+from hf_ecgtext.evaluation.statistics.calibration import calibrate
+from hf_ecgtext.evaluation.statistics.calibration_metrics import wilson_interval
+from hf_ecgtext.reporting.figures.album import draw_all
+from hf_ecgtext.reporting.figures.classes import class_bars, class_order, class_pages
+from hf_ecgtext.reporting.figures.curves import ProbeVariant, fraction_curves, recall_curves, shift_slopes
+from hf_ecgtext.reporting.figures.dots import inflation_dots, panel_groups, prompt_dots
+from hf_ecgtext.reporting.figures.reliability import reliability_panels, reliability_questions
+from hf_ecgtext.reporting.figures.style import EncoderRow, own_values, parts, row_styles
 
 pytest.importorskip("matplotlib", reason='figures need pip install "hf-ecgtext[plots]"')
 
@@ -362,7 +362,7 @@ def test_a_whole_run_gives_every_kind_of_figure_with_a_caption_that_tells_its_fa
 
 def test_what_cannot_be_drawn_is_said(tmp_path, caplog):
     skipped = []
-    with caplog.at_level(logging.INFO, logger="hf_ecgtext.reporting.benchmark_figures"):
+    with caplog.at_level(logging.INFO, logger="hf_ecgtext.reporting.figures.album"):
         drawn = draw_all([make_line(prompts="plain")], [], tmp_path, skipped=skipped)
     assert len(drawn) == 2  # by prompt set, by class
     for kind in ("Fraction curves", "test split adds", "Distribution shift", "Retrieval", "Reliability", "Embeddings"):

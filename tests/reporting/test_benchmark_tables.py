@@ -21,10 +21,10 @@ from benchmark_lines import (
     zero_shot_lines,
 )
 
-from hf_ecgtext.reporting.benchmark_tables import benchmark_tables, readme_benchmark_table
-from hf_ecgtext.reporting.probe_tables import inflation_summary
 from hf_ecgtext.reporting.published_numbers import SIX_TASKS, published_numbers
-from hf_ecgtext.reporting.tables import group_results, percent
+from hf_ecgtext.reporting.tables.all import benchmark_tables, readme_benchmark_table
+from hf_ecgtext.reporting.tables.probes import inflation_summary
+from hf_ecgtext.reporting.tables.render import group_results, percent
 
 
 def tables_of(lines, **options):

@@ -6,8 +6,8 @@ import types
 import numpy as np
 import pytest
 
-from hf_ecgtext.evaluation.features import SplitFeatures
-from hf_ecgtext.reporting.embedding_plots import embed_2d, embedding_figure, single_labels
+from hf_ecgtext.evaluation.encoders.feature_cache import SplitFeatures
+from hf_ecgtext.reporting.figures.embeddings import embed_2d, embedding_figure, single_labels
 
 pytest.importorskip("matplotlib", reason='figures need pip install "hf-ecgtext[plots]"')
 pytest.importorskip("sklearn", reason='t-SNE needs pip install "hf-ecgtext[plots]"')

@@ -5,7 +5,7 @@ import builtins
 import pytest
 
 from hf_ecgtext.evaluation.results import EvaluationResult
-from hf_ecgtext.reporting.figures import per_class_bars
+from hf_ecgtext.reporting.figures.old_figures import per_class_bars
 
 matplotlib = pytest.importorskip("matplotlib", reason='figures need pip install "hf-ecgtext[plots]"')
 

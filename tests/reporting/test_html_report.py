@@ -8,10 +8,10 @@ import pytest
 
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
 from hf_ecgtext.evaluation.results import EvaluationResult
-from hf_ecgtext.reporting.benchmark_figures import Drawn
+from hf_ecgtext.reporting.figures.album import Drawn
 from hf_ecgtext.reporting.html_report import write_html_report
 from hf_ecgtext.reporting.report_facts import bad_news, protocol_table
-from hf_ecgtext.reporting.tables import NamedTable
+from hf_ecgtext.reporting.tables.render import NamedTable
 
 HOSTILE = "<script>alert('x')</script>\"><img src=https://evil.example/x.png>&{{ 7 * 7 }}"
 PNG = b"\x89PNG\r\n\x1a\nnot really"

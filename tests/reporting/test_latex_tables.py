@@ -5,9 +5,9 @@ import re
 import pytest
 from benchmark_lines import TITLES, all_lines, line
 
-from hf_ecgtext.reporting.benchmark_tables import benchmark_tables, readme_benchmark_table
-from hf_ecgtext.reporting.latex import escape_latex, latex_tabular
-from hf_ecgtext.reporting.tables import NamedTable, render_table, zero_shot_table
+from hf_ecgtext.reporting.tables.all import benchmark_tables, readme_benchmark_table
+from hf_ecgtext.reporting.tables.latex import escape_latex, latex_tabular
+from hf_ecgtext.reporting.tables.render import NamedTable, render_table, zero_shot_table
 
 SPECIAL = r"\{}$&#%_~^<>|±"
 

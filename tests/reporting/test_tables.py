@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from hf_ecgtext.evaluation.results import EvaluationResult
-from hf_ecgtext.reporting.tables import group_results, per_class_table, percent, zero_shot_table
+from hf_ecgtext.reporting.tables.render import group_results, per_class_table, percent, zero_shot_table
 
 
 def make_result(value: float | None = 0.7424, **changes) -> EvaluationResult:

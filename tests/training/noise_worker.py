@@ -14,10 +14,10 @@ import torch
 import torch.distributed as dist
 from datasets import disable_progress_bars
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.data.opening import open_data
 from hf_ecgtext.methods import get_recipe, method_names
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
+from hf_ecgtext.training.collator import EcgTextCollator
 
 STEPS, SAVED_STEP = 6, 4  # four steps are an epoch
 

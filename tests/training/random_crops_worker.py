@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from hf_ecgtext.data.stored import StoredEcg
+from hf_ecgtext.data.records import StoredEcg
 from hf_ecgtext.leads import STANDARD_LEADS
 from hf_ecgtext.methods import get_recipe
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments

@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-from hf_ecgtext.data.collators import EcgTextCollator
-from hf_ecgtext.data.parquet_dataset import ParquetEcgDataset
+from hf_ecgtext.data.store.dataset import ParquetEcgDataset
 from hf_ecgtext.methods import get_recipe
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
 from hf_ecgtext.training.checkpoints import last_complete_checkpoint
+from hf_ecgtext.training.collator import EcgTextCollator
 
 
 class NotingCollator(EcgTextCollator):

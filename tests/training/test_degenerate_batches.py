@@ -13,12 +13,12 @@ import torch
 from datasets import Dataset
 
 from hf_ecgtext.cli import main
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.data.sources.synthetic import SYNTHETIC_FEATURES
-from hf_ecgtext.data.storage import EcgDataset, record_to_row, rows_to_table
+from hf_ecgtext.data.store.schema import EcgDataset, record_to_row, rows_to_table
 from hf_ecgtext.data.synthetic import SyntheticEcgGenerator
 from hf_ecgtext.methods import get_recipe, method_names
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
+from hf_ecgtext.training.collator import EcgTextCollator
 from hf_ecgtext.training.degenerate_batches import DegenerateBatchWatch, check_pairs, check_reports, is_guessing
 
 METHODS = method_names()

@@ -13,9 +13,9 @@ from processes import launch
 from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.methods import get_recipe, method_names
 from hf_ecgtext.methods.distributed import SynchronisedBatchNorm1d, gather_batch, synchronise_batch_norm
+from hf_ecgtext.training.collator import EcgTextCollator
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 DOUBLE_TOLERANCE = {"rtol": 1e-8, "atol": 1e-10}

@@ -11,7 +11,7 @@ from gradient_cache_worker import build, gradients_of
 from processes import launch
 from safetensors.torch import load_file, save_file
 
-from hf_ecgtext.data.collators import EcgTextCollator
+from hf_ecgtext.training.collator import EcgTextCollator
 from hf_ecgtext.training.gradient_cache import backward_in_chunks
 
 WORKER = str(Path(__file__).with_name("exact_rows_worker.py"))

@@ -11,9 +11,9 @@ from gradient_cache_worker import build, complete, gradients_of, has_batch_norm,
 from processes import launch
 from safetensors.torch import load_file, save_file
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.methods import get_recipe, method_names
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments, TextCache
+from hf_ecgtext.training.collator import EcgTextCollator
 from hf_ecgtext.training.gradient_cache import backward_in_chunks, check_no_batch_norm, split_batch
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}

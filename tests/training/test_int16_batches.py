@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.data.records import EcgRecord
 from hf_ecgtext.methods import get_recipe
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
+from hf_ecgtext.training.collator import EcgTextCollator
 
 
 def num_bytes(batch) -> int:

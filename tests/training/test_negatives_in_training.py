@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.encoders.text import load_text_model
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.methods import get_recipe
 from hf_ecgtext.methods.merl import MerlModel
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
+from hf_ecgtext.training.collator import EcgTextCollator
 from hf_ecgtext.training.negatives import embed_reports
 
 

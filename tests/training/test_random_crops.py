@@ -10,8 +10,8 @@ import torch
 from processes import launch
 from random_crops_worker import CENTRE, NUM_RECORDS, LongRecordingsInBlocks, WindowsRead, trainer_of
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.data.random_crops import RandomCrops
+from hf_ecgtext.training.collator import EcgTextCollator
 
 WORKER = str(Path(__file__).with_name("random_crops_worker.py"))
 EPOCH = NUM_RECORDS // 8  # steps

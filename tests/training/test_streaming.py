@@ -17,12 +17,12 @@ from prepared_folder import SIZES, write_prepared
 from processes import REPOSITORY, environment, launch
 from safetensors.torch import load_file
 
-from hf_ecgtext.data.block_order import BlockOrder
-from hf_ecgtext.data.collators import EcgTextCollator
-from hf_ecgtext.data.parquet_dataset import ParquetEcgDataset
+from hf_ecgtext.data.store.block_order import BlockOrder
+from hf_ecgtext.data.store.dataset import ParquetEcgDataset
 from hf_ecgtext.methods import get_recipe
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
 from hf_ecgtext.training.checkpoints import last_complete_checkpoint
+from hf_ecgtext.training.collator import EcgTextCollator
 
 WORKER = str(Path(__file__).with_name("streaming_worker.py"))
 NUM_TRAIN = sum(SIZES["train"])
@@ -202,7 +202,7 @@ def test_resuming_at_the_end_of_an_epoch_may_change_the_order(folder, tmp_path):
 def test_validation_reads_in_order_and_gives_the_loss_of_the_arrow_cache(folder, tmp_path):
     from datasets import load_dataset
 
-    from hf_ecgtext.data.storage import EcgDataset
+    from hf_ecgtext.data.store.schema import EcgDataset
 
     cached = load_dataset(
         "parquet", data_files=str(folder / "data" / "validation-*"), split="train", cache_dir=str(tmp_path / "cache")

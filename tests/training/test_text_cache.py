@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.methods import get_recipe
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments, TextCache
+from hf_ecgtext.training.collator import EcgTextCollator
 
 FROZEN = {"config.freeze_text": True, "config.uma_dropout": 0.0}  # nothing random is left in a step
 # Both sides run the same float32 tower, but in batches of another size and padding: its outputs differ by rounding,

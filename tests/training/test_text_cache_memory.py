@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.methods import get_recipe
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments, TextCache
+from hf_ecgtext.training.collator import EcgTextCollator
 from hf_ecgtext.training.free_memory import FreeMemory
 from hf_ecgtext.training.text_cache import staging_buffer
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.encoders.text import pool_tokens
 from hf_ecgtext.methods import get_recipe, method_names
 from hf_ecgtext.methods.base import TextInputs
 from hf_ecgtext.methods.etp import EtpModel
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments, TextCache
+from hf_ecgtext.training.collator import EcgTextCollator
 
 # As in test_text_cache.py: the same float32 tower in batches of another size and padding.
 RTOL, ATOL = 1e-5, 1e-6

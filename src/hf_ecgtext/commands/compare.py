@@ -16,12 +16,13 @@ from hf_ecgtext.commands.options import add_data_options, add_seen_option, parse
 from hf_ecgtext.data.ledger import load_ledger
 from hf_ecgtext.data.opening import data_name, open_data
 from hf_ecgtext.data.tasks import EcgData
-from hf_ecgtext.evaluation.features import FeatureCache
+from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
 from hf_ecgtext.evaluation.protocols import STRICT
-from hf_ecgtext.evaluation.results import EvaluationResult, written_whole
+from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.harness.entrants import Entrant, RandomEntrant, TrainedEntrant
 from hf_ecgtext.harness.matrix import run_matrix
 from hf_ecgtext.harness.plan import MatrixPlan
+from hf_ecgtext.io import written_whole
 from hf_ecgtext.methods import get_recipe, method_names
 from hf_ecgtext.reporting.comparison import comparison_table, runs_table
 from hf_ecgtext.training.checkpoints import last_complete_checkpoint

@@ -14,17 +14,17 @@ from hf_ecgtext.commands.report import write_pages
 from hf_ecgtext.data.ledger import load_ledger
 from hf_ecgtext.data.opening import data_name, data_names, open_data
 from hf_ecgtext.data.tasks import EcgData
-from hf_ecgtext.evaluation.features import FeatureCache
+from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol, get_protocol, protocol_names
 from hf_ecgtext.evaluation.results import EvaluationResult, write_results
-from hf_ecgtext.evaluation.retrieval_ranks import METRICS as RETRIEVAL_METRICS
+from hf_ecgtext.evaluation.statistics.retrieval_ranks import METRICS as RETRIEVAL_METRICS
 from hf_ecgtext.harness.baselines import BASELINES, baseline_entrants
 from hf_ecgtext.harness.entrants import Entrant, TrainedEntrant
 from hf_ecgtext.harness.matrix import MatrixOutcome, run_matrix
 from hf_ecgtext.harness.plan import EVALUATIONS, MatrixPlan
-from hf_ecgtext.reporting.benchmark_tables import benchmark_tables
-from hf_ecgtext.reporting.embedding_plots import EmbeddedTask
-from hf_ecgtext.reporting.tables import Style, per_class_table
+from hf_ecgtext.reporting.figures.embeddings import EmbeddedTask
+from hf_ecgtext.reporting.tables.all import benchmark_tables
+from hf_ecgtext.reporting.tables.render import Style, per_class_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

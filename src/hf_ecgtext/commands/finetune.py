@@ -29,8 +29,8 @@ from hf_ecgtext.finetuning.lead_subsets import LEAD_SUBSETS
 from hf_ecgtext.finetuning.lora import LoraSettings
 from hf_ecgtext.finetuning.recipes import finetuning_recipe_names, get_finetuning_recipe
 from hf_ecgtext.harness.summary import task_results
-from hf_ecgtext.reporting.benchmark_tables import benchmark_tables
-from hf_ecgtext.reporting.tables import Style
+from hf_ecgtext.reporting.tables.all import benchmark_tables
+from hf_ecgtext.reporting.tables.render import Style
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

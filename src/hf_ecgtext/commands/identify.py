@@ -15,15 +15,16 @@ from hf_ecgtext.commands.options import (
     explain_settings,
     parse_settings,
 )
-from hf_ecgtext.data.identification import identification_data
 from hf_ecgtext.data.ledger import load_ledger
 from hf_ecgtext.data.opening import open_data
+from hf_ecgtext.data.sources.cinc2021.segments import identification_data
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.contamination import check_contamination
-from hf_ecgtext.evaluation.features import FeatureCache
-from hf_ecgtext.evaluation.frozen_encoders import EncoderRuns
-from hf_ecgtext.evaluation.identification import evaluate_identification
-from hf_ecgtext.evaluation.results import NOT_CONTAMINATED, EvaluationResult, append_result
+from hf_ecgtext.evaluation.downstream.identification import evaluate_identification
+from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
+from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns
+from hf_ecgtext.evaluation.results import EvaluationResult, append_result
+from hf_ecgtext.evaluation.scores import NOT_CONTAMINATED
 from hf_ecgtext.finetuning.identification import (
     CMELT,
     FewerLeads,
@@ -33,8 +34,8 @@ from hf_ecgtext.finetuning.identification import (
 )
 from hf_ecgtext.finetuning.lead_subsets import LEAD_SUBSETS, lead_subset
 from hf_ecgtext.methods.base import EcgTextModel
-from hf_ecgtext.reporting.benchmark_tables import benchmark_tables
-from hf_ecgtext.reporting.tables import Style
+from hf_ecgtext.reporting.tables.all import benchmark_tables
+from hf_ecgtext.reporting.tables.render import Style
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,14 +6,15 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hf_ecgtext.evaluation.frame import TaskScores
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
-from hf_ecgtext.evaluation.results import EvaluationResult, read_results, written_whole
-from hf_ecgtext.reporting.benchmark_figures import Drawn, draw_all
-from hf_ecgtext.reporting.benchmark_tables import benchmark_tables
-from hf_ecgtext.reporting.embedding_plots import EmbeddedTask
+from hf_ecgtext.evaluation.results import EvaluationResult, read_results
+from hf_ecgtext.evaluation.scores import TaskScores
+from hf_ecgtext.io import written_whole
+from hf_ecgtext.reporting.figures.album import Drawn, draw_all
+from hf_ecgtext.reporting.figures.embeddings import EmbeddedTask
 from hf_ecgtext.reporting.html_report import write_html_report
-from hf_ecgtext.reporting.tables import NamedTable, Style
+from hf_ecgtext.reporting.tables.all import benchmark_tables
+from hf_ecgtext.reporting.tables.render import NamedTable, Style
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -27,7 +27,7 @@ from hf_ecgtext.evaluation.contamination import check_contamination
 from hf_ecgtext.evaluation.results import write_results
 from hf_ecgtext.harness.single import evaluate_zero_shot
 from hf_ecgtext.methods import get_recipe, method_names
-from hf_ecgtext.reporting.tables import zero_shot_table
+from hf_ecgtext.reporting.tables.render import zero_shot_table
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
 from hf_ecgtext.training.checkpoints import (
     check_same_model,

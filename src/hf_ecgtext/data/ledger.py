@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from hf_ecgtext.errors import CheckpointError
+from hf_ecgtext.io import written_whole
 
 LEDGER_FILE = "training_data.json"
 HASHES_FILE = "training_data.safetensors"
@@ -93,7 +94,7 @@ class TrainingLedger:
         Args:
             name, revision (`str`): Of the data, as in [`~hf_ecgtext.data.tasks.EcgData`].
             splits (`Mapping[str, Any]`): Datasets with a method `column(name)` by split, such as
-                [`~hf_ecgtext.data.storage.EcgDataset`]; splits that are `None` are left out.
+                [`~hf_ecgtext.data.store.schema.EcgDataset`]; splits that are `None` are left out.
         """
         ledger = cls()
         for split, dataset in splits.items():
@@ -144,8 +145,9 @@ class TrainingLedger:
             "sha256": hashlib.sha256(content).hexdigest(),
         }
         text = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
-        _replace(Path(folder) / HASHES_FILE, content)
-        _replace(Path(folder) / LEDGER_FILE, text.encode())  # last: what it vouches for is there
+        for name, written in ((HASHES_FILE, content), (LEDGER_FILE, text.encode())):  # last what vouches for the other
+            with written_whole(Path(folder) / name) as unfinished:
+                unfinished.write_bytes(written)
 
     @classmethod
     def load(cls, folder: str | Path) -> TrainingLedger:
@@ -263,12 +265,6 @@ def _is_in(hashes: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.
         return np.zeros(len(hashes), dtype=bool)
     places = np.searchsorted(known, hashes).clip(max=len(known) - 1)
     return known[places] == hashes
-
-
-def _replace(target: Path, content: bytes) -> None:
-    unfinished = target.with_name(f"{target.name}.unfinished")
-    unfinished.write_bytes(content)
-    unfinished.replace(target)
 
 
 def _read(description: bytes, content: bytes, location: str) -> TrainingLedger:

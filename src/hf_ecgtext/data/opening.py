@@ -15,13 +15,13 @@ import pyarrow.compute as pc
 
 from hf_ecgtext.data import sources
 from hf_ecgtext.data.bad_records import BadRecords
-from hf_ecgtext.data.files import open_tree
-from hf_ecgtext.data.manifest import Manifest
-from hf_ecgtext.data.parquet_dataset import ParquetEcgDataset, is_address, is_prepared_location, read_manifest_at
-from hf_ecgtext.data.preparation_plan import fingerprint
-from hf_ecgtext.data.raw_dataset import RawEcgDataset
+from hf_ecgtext.data.files.opening import open_tree
+from hf_ecgtext.data.prepare.plan import fingerprint
 from hf_ecgtext.data.sources.base import EcgSource
-from hf_ecgtext.data.storage import EcgDataset
+from hf_ecgtext.data.sources.dataset import RawEcgDataset
+from hf_ecgtext.data.store.dataset import ParquetEcgDataset, is_address, is_prepared_location, read_manifest_at
+from hf_ecgtext.data.store.manifest import Manifest
+from hf_ecgtext.data.store.schema import EcgDataset
 from hf_ecgtext.data.tasks import SPLITS, EcgData, EcgRows
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -58,7 +58,7 @@ def open_source(name: str, location: str | Path, *, scratch: Path | None = None,
 
     Args:
         name (`str`): One of [`source_names`].
-        location (`str` or `Path`): Folder, archive or address, as for [`~hf_ecgtext.data.files.open_tree`].
+        location (`str` or `Path`): Folder, archive or address, as for [`~hf_ecgtext.data.files.opening.open_tree`].
         scratch (`Path`, *optional*): Folder for what must be copied or unpacked first.
         options: Of the source's class.
 

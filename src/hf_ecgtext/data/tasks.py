@@ -15,9 +15,9 @@ SPLITS = ("train", "validation", "test")
 class EcgRows(Protocol):
     """A split as training and evaluation use it, wherever its records are: in a cache, a prepared folder, a download.
 
-    Items are dicts of `"ecg"` ([`~hf_ecgtext.data.records.EcgRecord`] or [`~hf_ecgtext.data.stored.StoredEcg`]) and
+    Items are dicts of `"ecg"` ([`~hf_ecgtext.data.records.EcgRecord`] or [`~hf_ecgtext.data.records.StoredEcg`]) and
     `"index"` (`int`). A dataset that has `block_sizes` too, the records of each block on disk in order, is trained on
-    in the order of [`~hf_ecgtext.data.block_order.BlockOrder`].
+    in the order of [`~hf_ecgtext.data.store.block_order.BlockOrder`].
     """
 
     def __len__(self) -> int: ...

@@ -11,7 +11,7 @@ import numpy as np
 from hf_ecgtext.data.ledger import TrainingLedger
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.errors import ContaminationError
-from hf_ecgtext.evaluation.results import NOT_CONTAMINATED
+from hf_ecgtext.evaluation.scores import NOT_CONTAMINATED
 
 logger = logging.getLogger(__name__)
 

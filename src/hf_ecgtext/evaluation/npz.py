@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_ecgtext.evaluation.results import written_whole
+from hf_ecgtext.io import written_whole
 
 _TEXTS = "texts"
 _SEQUENCES = ("class_names", "record_ids", "seed")

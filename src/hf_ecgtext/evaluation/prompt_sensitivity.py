@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_ecgtext.evaluation.frame import TaskScores
-from hf_ecgtext.evaluation.metrics import auroc, macro
-from hf_ecgtext.evaluation.results import Encoder
+from hf_ecgtext.evaluation.scores import Encoder, TaskScores
+from hf_ecgtext.evaluation.statistics.metrics import auroc, macro
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
-from hf_ecgtext.evaluation.metrics import FREQUENT_CLASS_MIN_POSITIVES
+from hf_ecgtext.evaluation.statistics.metrics import FREQUENT_CLASS_MIN_POSITIVES
 
 
 @dataclass(frozen=True, kw_only=True)

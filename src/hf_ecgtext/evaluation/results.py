@@ -9,24 +9,20 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from hf_ecgtext.errors import EcgTextError
-from hf_ecgtext.evaluation.bootstrap import BootstrapDistribution
-
-Encoder = Literal["trained", "random", "interval_features", "supervised"]
+from hf_ecgtext.evaluation.scores import NOT_CHECKED, Encoder
+from hf_ecgtext.evaluation.statistics.bootstrap import BootstrapDistribution
+from hf_ecgtext.io import written_whole
 
 SCHEMA_VERSION = 2
 """Version of the result lines. Version 1, before it was written down, knew zero-shot evaluation only."""
-
-NOT_CONTAMINATED = "none"
-NOT_CHECKED = "not checked"
 
 _NEW_IN_VERSION_2 = {
     *("compared_with", "contamination", "evaluation", "settings", "details", "spread", "p_value", "schema_version")
@@ -244,23 +240,6 @@ def append_result(path: str | os.PathLike[str], result: EvaluationResult) -> Non
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A file beside the wanted one, which takes its place if everything goes well and vanishes otherwise.
-
-    Args:
-        path (`str` or `os.PathLike`): The wanted file; its folder is made if absent.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f"{target.name}.{os.getpid()}.unfinished")
-    try:
-        yield unfinished
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def write_results(path: str | os.PathLike[str], results: Iterable[EvaluationResult]) -> None:

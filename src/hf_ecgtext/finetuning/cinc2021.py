@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_ecgtext.evaluation.cinc2021_score import cinc2021_interval, cinc2021_score
-from hf_ecgtext.evaluation.frame import TaskScores
 from hf_ecgtext.evaluation.results import EvaluationResult
+from hf_ecgtext.evaluation.scores import TaskScores
+from hf_ecgtext.evaluation.statistics.cinc2021_score import cinc2021_interval, cinc2021_score
 
 TASK = "cinc2021"
 """Name of the task that is scored so."""

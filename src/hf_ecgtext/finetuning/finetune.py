@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from hf_ecgtext.data.ledger import TRAINING_SPLIT, TrainingLedger
 from hf_ecgtext.evaluation.contamination import check_contamination
-from hf_ecgtext.evaluation.frame import EvaluatedTask, TaskScores
-from hf_ecgtext.evaluation.frozen_encoders import hash_weights
+from hf_ecgtext.evaluation.encoders.frozen import hash_weights
+from hf_ecgtext.evaluation.frame import EvaluatedTask
 from hf_ecgtext.evaluation.protocols import STRICT
-from hf_ecgtext.evaluation.results import Encoder, written_whole
+from hf_ecgtext.evaluation.scores import Encoder, TaskScores
 from hf_ecgtext.finetuning.classifier import EcgForClassification
 from hf_ecgtext.finetuning.labelled_records import LabelProblem, Preparation, task_part
 from hf_ecgtext.finetuning.lead_subsets import lead_subset
@@ -28,6 +28,7 @@ from hf_ecgtext.finetuning.prediction import predict_logits
 from hf_ecgtext.finetuning.recipes import FinetuningRecipe, get_finetuning_recipe
 from hf_ecgtext.finetuning.selection import selection_score
 from hf_ecgtext.finetuning.trainer import FinetuningTrainer, StopWithoutProgress, validation_scores
+from hf_ecgtext.io import written_whole
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.training import EcgTextTrainingArguments
 from hf_ecgtext.training.checkpoints import last_complete_checkpoint, last_intact_checkpoint

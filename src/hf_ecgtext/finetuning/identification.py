@@ -1,8 +1,8 @@
 """Fine-tuning of an ECG encoder to tell people apart.
 
 The encoder learns with one direction per training person (ArcFace), which is thrown away afterwards: people of the test
-are strangers, told apart by the features alone, as in `evaluation/identification.py`. What is left is a checkpoint of
-the method like any other, whose text side no longer fits its ECG side.
+are strangers, told apart by the features alone, as in `evaluation/downstream/identification.py`. What is left is a
+checkpoint of the method like any other, whose text side no longer fits its ECG side.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset as TorchDataset
 from transformers import PrinterCallback, TrainingArguments
 
-from hf_ecgtext.data.identification import SegmentRows
 from hf_ecgtext.data.ledger import TRAINING_SPLIT, TrainingLedger, continued_ledger
 from hf_ecgtext.data.random_crops import RandomCrops
-from hf_ecgtext.data.stored import AnyEcg
+from hf_ecgtext.data.records import AnyEcg
+from hf_ecgtext.data.sources.cinc2021.segments import SegmentRows
 from hf_ecgtext.data.tasks import EcgData
-from hf_ecgtext.evaluation.features import FeatureCache
-from hf_ecgtext.evaluation.frozen_encoders import EncoderRuns, Features, FrozenEncoder, ModelEncoder
-from hf_ecgtext.evaluation.identification import credit_of
-from hf_ecgtext.evaluation.random_encoders import random_encoders
+from hf_ecgtext.evaluation.downstream.identification import credit_of
+from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
+from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns, Features, FrozenEncoder, ModelEncoder
+from hf_ecgtext.evaluation.encoders.random import random_encoders
 from hf_ecgtext.finetuning.arcface import arc_face
 from hf_ecgtext.finetuning.lead_subsets import lead_subset, restrict_extractor, restrict_leads
 from hf_ecgtext.finetuning.trainer import SCORE, StopWithoutProgress, validation_scores
@@ -103,7 +103,7 @@ class IdentifyingEncoder:
     """What the fine-tuning gave.
 
     Args:
-        encoder ([`~hf_ecgtext.evaluation.frozen_encoders.FrozenEncoder`]): Of the best epoch, with the leads it learnt.
+        encoder ([`~hf_ecgtext.evaluation.encoders.frozen.FrozenEncoder`]): Of the best epoch, with the leads it learnt.
         ledger ([`~hf_ecgtext.data.ledger.TrainingLedger`]): What it was trained on, before and now.
         details (`dict[str, Any]`): Epochs, the best one, its validation accuracy, and people trained on.
     """
@@ -148,7 +148,8 @@ def identification_baseline(
     Args:
         model ([`EcgTextModel`]): Its architecture and text tower are used.
         processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Its processor.
-        data ([`EcgData`]): From [`~hf_ecgtext.data.identification.identification_data`], with training segments.
+        data ([`EcgData`]): From
+            [`~hf_ecgtext.data.sources.cinc2021.segments.identification_data`], with training segments.
         leads (`int`): 12, 6, 3, 2 or 1.
         name (`str`): Checkpoint of the model.
         seeds (`Sequence[int]`): One encoder each.
@@ -246,7 +247,8 @@ def finetune_identification(
     Args:
         model ([`EcgTextModel`]): Stays as it is.
         processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Its processor.
-        data ([`EcgData`]): From [`~hf_ecgtext.data.identification.identification_data`], with training and validation.
+        data ([`EcgData`]): From
+            [`~hf_ecgtext.data.sources.cinc2021.segments.identification_data`], with training and validation.
         output_dir (`str` or `Path`): Checkpoints, then model, processor and ledger.
         leads (`int`): 12, 6, 3, 2 or 1; the others count as absent in training and evaluation.
         recipe ([`IdentificationRecipe`]): How long and how fast.

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset as TorchDataset
 
 from hf_ecgtext.data.random_crops import RandomCrops
-from hf_ecgtext.data.stored import AnyEcg
+from hf_ecgtext.data.records import AnyEcg
 from hf_ecgtext.data.tasks import EcgData, EcgRows
 from hf_ecgtext.errors import RecordError
-from hf_ecgtext.evaluation.features import canonical_order
+from hf_ecgtext.evaluation.encoders.feature_cache import canonical_order
+from hf_ecgtext.evaluation.encoders.frozen import cut_windows
 from hf_ecgtext.evaluation.frame import EvaluatedTask, TaskRecords
-from hf_ecgtext.evaluation.frozen_encoders import cut_windows
 from hf_ecgtext.finetuning.lead_subsets import restrict_extractor, restrict_leads
 from hf_ecgtext.processing import EcgFeatureExtractor
 
@@ -201,7 +201,7 @@ class LabelCollator:
         split ([`LabelledSplit`]): Whose rows are collated.
 
     Attributes:
-        crops ([`~hf_ecgtext.data.random_crops.RandomCrops`]): As in [`~hf_ecgtext.data.collators.EcgTextCollator`].
+        crops ([`~hf_ecgtext.data.random_crops.RandomCrops`]): As in [`~hf_ecgtext.training.collator.EcgTextCollator`].
     """
 
     def __init__(self, preparation: Preparation, split: LabelledSplit):

@@ -10,8 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-from hf_ecgtext.data.records import EcgRecord
-from hf_ecgtext.data.stored import AnyEcg
+from hf_ecgtext.data.records import AnyEcg, EcgRecord
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.leads import LIMB_LEAD_WEIGHTS, STANDARD_LEADS, canonical_lead_name
 from hf_ecgtext.processing import EcgFeatureExtractor

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from hf_ecgtext.data.tasks import EcgData
-from hf_ecgtext.evaluation.frame import EvaluatedTask, TaskScores
+from hf_ecgtext.evaluation.frame import EvaluatedTask
 from hf_ecgtext.evaluation.protocols import STRICT
+from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.finetuning.classifier import EcgForClassification
 from hf_ecgtext.finetuning.finetune import finetune, finetuning_identity
 from hf_ecgtext.finetuning.labelled_records import LabelProblem, Preparation
 from hf_ecgtext.finetuning.recipes import FinetuningRecipe, get_finetuning_recipe
+from hf_ecgtext.io import hash_of_json
 
 
 def supervised_scores(
@@ -62,7 +62,7 @@ def supervised_scores(
     model = EcgForClassification.from_scratch(encoder_config, problem.labels, seed, recipe.classifier_dropout)
     preparation = Preparation.of(feature_extractor, None, long_records)
     identity = finetuning_identity(model, preparation, problem, recipe, None, seed)
-    key = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+    key = hash_of_json(identity)[:32]
     folder = Path(cache_folder)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{key}.lock"):

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hf_ecgtext.data.tasks import EcgData
-from hf_ecgtext.evaluation.frame import EvaluatedTask, TaskScores
-from hf_ecgtext.evaluation.interval_features import IntervalFeatures
+from hf_ecgtext.evaluation.encoders.interval_features import IntervalFeatures
+from hf_ecgtext.evaluation.frame import EvaluatedTask
+from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.finetuning.supervised import supervised_scores
 from hf_ecgtext.harness.entrants import Entrant, FeatureEntrant, RandomEntrant, ScoringEntrant, TrainedEntrant
 

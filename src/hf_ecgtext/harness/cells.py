@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_ecgtext.evaluation.frame import CellOutcome, TaskScores
+from hf_ecgtext.evaluation.frame import CellOutcome
 from hf_ecgtext.evaluation.results import read_results, write_results
-from hf_ecgtext.evaluation.retrieval_ranks import RetrievalRanks
+from hf_ecgtext.evaluation.scores import TaskScores
+from hf_ecgtext.evaluation.statistics.retrieval_ranks import RetrievalRanks
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from hf_ecgtext.evaluation.frame import CellOutcome, TaskScores
+from hf_ecgtext.evaluation.downstream.retrieval import rank_difference_results
+from hf_ecgtext.evaluation.frame import CellOutcome
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
-from hf_ecgtext.evaluation.retrieval import rank_difference_results
-from hf_ecgtext.evaluation.retrieval_ranks import RetrievalRanks
+from hf_ecgtext.evaluation.scores import TaskScores
+from hf_ecgtext.evaluation.statistics.retrieval_ranks import RetrievalRanks
 from hf_ecgtext.harness.cells import Cell
 from hf_ecgtext.harness.plan import MatrixPlan
 from hf_ecgtext.harness.summary import difference_results, num_permutations

@@ -11,9 +11,9 @@ from typing import Any
 from hf_ecgtext.data.ledger import TrainingLedger
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.contamination import check_contamination
-from hf_ecgtext.evaluation.frozen_encoders import EncoderRuns, ModelEncoder, adapt_batch_norm, random_runs
+from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns, ModelEncoder, adapt_batch_norm, random_runs
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
-from hf_ecgtext.evaluation.results import NOT_CONTAMINATED, Encoder
+from hf_ecgtext.evaluation.scores import NOT_CONTAMINATED, Encoder
 
 
 class Entrant(ABC):
@@ -147,7 +147,7 @@ class FeatureEntrant(Entrant):
     Args:
         name (`str`): For the result lines.
         kind (`str`): As in [`Entrant`].
-        encoder ([`~hf_ecgtext.evaluation.frozen_encoders.FrozenEncoder`]): Gives the features.
+        encoder ([`~hf_ecgtext.evaluation.encoders.frozen.FrozenEncoder`]): Gives the features.
     """
 
     def __init__(self, name: str, kind: Encoder, encoder: Any):
@@ -171,7 +171,7 @@ class ScoringEntrant(Entrant):
     Args:
         name, kind (`str`): As in [`Entrant`].
         identity (`dict[str, Any]`): What decides its answers.
-        answer (`Callable`): From data and its tasks to [`~hf_ecgtext.evaluation.frame.TaskScores`] by task.
+        answer (`Callable`): From data and its tasks to [`~hf_ecgtext.evaluation.scores.TaskScores`] by task.
     """
 
     def __init__(self, name: str, kind: Encoder, identity: dict[str, Any], answer: Callable[..., Any]):

@@ -14,11 +14,12 @@ from tqdm.auto import tqdm
 
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.errors import ContaminationError, EcgTextError
-from hf_ecgtext.evaluation.features import FeatureCache
-from hf_ecgtext.evaluation.frame import CellOutcome, EvaluatedTask, EvaluationContext, TaskScores
+from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
+from hf_ecgtext.evaluation.frame import CellOutcome, EvaluatedTask, EvaluationContext
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
 from hf_ecgtext.evaluation.results import EvaluationResult, write_results
-from hf_ecgtext.evaluation.retrieval_ranks import RetrievalRanks
+from hf_ecgtext.evaluation.scores import TaskScores
+from hf_ecgtext.evaluation.statistics.retrieval_ranks import RetrievalRanks
 from hf_ecgtext.harness.cells import Cell, CellStore
 from hf_ecgtext.harness.comparisons import comparison_cells
 from hf_ecgtext.harness.entrants import Entrant, ScoringEntrant

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_ecgtext.data.tasks import EcgData
-from hf_ecgtext.evaluation import distribution_shift, linear_probe, retrieval, single_label, zero_shot
+from hf_ecgtext.evaluation.downstream import distribution_shift, linear_probe, retrieval, single_label, zero_shot
 from hf_ecgtext.evaluation.frame import CellOutcome, EvaluatedTask, EvaluationContext
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
 from hf_ecgtext.harness.entrants import Entrant

@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_ecgtext.data.ledger import TrainingLedger
 from hf_ecgtext.data.tasks import EcgData
-from hf_ecgtext.evaluation.features import FeatureCache
+from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
 from hf_ecgtext.evaluation.protocols import STRICT
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.harness.entrants import Entrant, RandomEntrant, TrainedEntrant
@@ -45,7 +45,7 @@ def evaluate_zero_shot(
         ledger ([`~hf_ecgtext.data.ledger.TrainingLedger`], *optional*): What the model was trained on, as
             [`~hf_ecgtext.data.ledger.load_ledger`] finds it; without one, the result lines say that it is unknown.
         allow_seen (`bool`): Evaluate on records that were trained on too, and note it in the result lines.
-        prompt_sets (`Sequence[str]`): As for [`~hf_ecgtext.evaluation.prompt_sets.load_prompt_set`].
+        prompt_sets (`Sequence[str]`): As for [`~hf_ecgtext.evaluation.prompts.sets.load_prompt_set`].
         num_random_encoders (`int`): Random twins, whose pooled results stand beside the model's.
         num_resamples (`int`): Bootstrap resamples.
         show_progress (`bool`): Show progress bars.

@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_ecgtext.evaluation.bootstrap import (
+from hf_ecgtext.evaluation.protocols import EvaluationProtocol
+from hf_ecgtext.evaluation.results import EvaluationResult
+from hf_ecgtext.evaluation.scores import TaskScores
+from hf_ecgtext.evaluation.statistics.bootstrap import (
     BootstrapDistribution,
     bootstrap_intervals,
     paired_difference,
     resamples_per_run,
 )
-from hf_ecgtext.evaluation.calibration import calibrate
-from hf_ecgtext.evaluation.calibration_metrics import brier_score, ece_equal_mass
-from hf_ecgtext.evaluation.frame import TaskScores
-from hf_ecgtext.evaluation.metrics import Metric, auroc, average_precision, macro
-from hf_ecgtext.evaluation.permutation import permutation_test
-from hf_ecgtext.evaluation.protocols import EvaluationProtocol
-from hf_ecgtext.evaluation.results import EvaluationResult
-from hf_ecgtext.evaluation.thresholds import ThresholdMetric, task_thresholds
+from hf_ecgtext.evaluation.statistics.calibration import calibrate
+from hf_ecgtext.evaluation.statistics.calibration_metrics import brier_score, ece_equal_mass
+from hf_ecgtext.evaluation.statistics.metrics import Metric, auroc, average_precision, macro
+from hf_ecgtext.evaluation.statistics.permutation import permutation_test
+from hf_ecgtext.evaluation.statistics.thresholds import ThresholdMetric, task_thresholds
 
 _DECISIONS: tuple[ThresholdMetric, ...] = ("f1", "sensitivity", "specificity", "accuracy")
 _CALIBRATION: tuple[Any, ...] = (brier_score, ece_equal_mass)

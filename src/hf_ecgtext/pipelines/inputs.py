@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_ecgtext.data.reading import read_record
-from hf_ecgtext.data.stored import AnyEcg
+from hf_ecgtext.data.records import AnyEcg
+from hf_ecgtext.data.wfdb.reading import read_record
 from hf_ecgtext.processing import EcgFeatureExtractor
 
 EcgInput = str | os.PathLike[str] | AnyEcg | Mapping[str, Any] | Any

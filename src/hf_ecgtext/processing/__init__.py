@@ -8,8 +8,8 @@ from hf_ecgtext.data.report_cleaning import (
     clean_mimic_report,
     clean_ptbxl_report,
 )
+from hf_ecgtext.limb_lead_order import infer_limb_lead_order
 from hf_ecgtext.processing.feature_extraction_ecg import EcgFeatureExtractor
-from hf_ecgtext.processing.limb_lead_order import infer_limb_lead_order
 from hf_ecgtext.processing.processing_ecg_text import EcgTextProcessor
 from hf_ecgtext.processing.resampling import resample
 

@@ -17,10 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hf_ecgtext.data.limb_lead_order import AUGMENTED_LEADS, augmented_lead_permutations, samples_read
-from hf_ecgtext.data.records import INVALID_SAMPLE, digital_to_millivolts
-from hf_ecgtext.data.stored import AnyEcg, StoredEcg
+from hf_ecgtext.data.records import INVALID_SAMPLE, AnyEcg, StoredEcg, digital_to_millivolts
 from hf_ecgtext.leads import LIMB_LEAD_WEIGHTS
+from hf_ecgtext.limb_lead_order import AUGMENTED_LEADS, augmented_lead_permutations, samples_read
 from hf_ecgtext.processing.buffers import BufferPool
 from hf_ecgtext.processing.lead_mapping import LeadPlan, plan_leads
 from hf_ecgtext.processing.resampling import resampling_ratio

@@ -13,10 +13,10 @@ from transformers import AutoFeatureExtractor, BatchFeature, FeatureExtractionMi
 
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.leads import STANDARD_LEADS
+from hf_ecgtext.limb_lead_order import augmented_lead_permutations
 from hf_ecgtext.processing.device import pack_records, unpack_records
 from hf_ecgtext.processing.inputs import MILLIVOLTS_PER_UNIT, Recording, collect_recordings
 from hf_ecgtext.processing.lead_mapping import arrange_leads, plan_leads
-from hf_ecgtext.processing.limb_lead_order import augmented_lead_permutations
 from hf_ecgtext.processing.repair import repair_invalid_samples
 from hf_ecgtext.processing.resampling import bandpass, resample, shortest_filterable_signal
 from hf_ecgtext.processing.scaling import SCALINGS, scale_windows
@@ -36,7 +36,7 @@ from hf_ecgtext.processing.windows import CROPS, PADS, crop_or_pad, window_posit
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hf_ecgtext.data.stored import AnyEcg
+    from hf_ecgtext.data.records import AnyEcg
     from hf_ecgtext.processing.inputs import EcgInput
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers.utils import is_torch_tensor
 
-from hf_ecgtext.data.stored import AnyEcg
+from hf_ecgtext.data.records import AnyEcg
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.leads import STANDARD_LEADS
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
+from hf_ecgtext.data.records import AnyEcg
 from hf_ecgtext.data.report_cleaning import REPORT_CLEANERS
-from hf_ecgtext.data.stored import AnyEcg
 from hf_ecgtext.errors import CheckpointError, RecordError
 from hf_ecgtext.processing.feature_extraction_ecg import EcgFeatureExtractor
 from hf_ecgtext.processing.settings import (

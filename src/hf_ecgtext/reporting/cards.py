@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hf_ecgtext.evaluation.results import EvaluationResult
-from hf_ecgtext.reporting.tables import percent, render_table
+from hf_ecgtext.reporting.tables.render import percent, render_table
 
 _HEADER = ["recipe", "data", "question", "model (95 % CI)", "random twins", "always the commonest report"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_ecgtext.evaluation.results import EvaluationResult
-from hf_ecgtext.reporting.tables import UNDEFINED, Style, percent, render_table
+from hf_ecgtext.reporting.tables.render import UNDEFINED, Style, percent, render_table
 
 
 def comparison_table(results: Sequence[EvaluationResult], titles: Mapping[str, str], style: Style = "markdown") -> str:

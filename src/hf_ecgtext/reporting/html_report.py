@@ -9,8 +9,9 @@ from importlib import resources
 from pathlib import Path
 
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
-from hf_ecgtext.evaluation.results import EvaluationResult, written_whole
-from hf_ecgtext.reporting.benchmark_figures import Drawn
+from hf_ecgtext.evaluation.results import EvaluationResult
+from hf_ecgtext.io import written_whole
+from hf_ecgtext.reporting.figures.album import Drawn
 from hf_ecgtext.reporting.report_facts import (
     bad_news,
     checkpoint_table,
@@ -18,7 +19,7 @@ from hf_ecgtext.reporting.report_facts import (
     protocol_table,
     provenance_table,
 )
-from hf_ecgtext.reporting.tables import NamedTable
+from hf_ecgtext.reporting.tables.render import NamedTable
 
 _MEDIA_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 

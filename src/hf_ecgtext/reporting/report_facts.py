@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol, get_protocol, protocol_names
-from hf_ecgtext.evaluation.results import NOT_CONTAMINATED, EvaluationResult
-from hf_ecgtext.reporting.benchmark_rows import latest, split_by
-from hf_ecgtext.reporting.tables import NamedTable
+from hf_ecgtext.evaluation.results import EvaluationResult
+from hf_ecgtext.evaluation.scores import NOT_CONTAMINATED
+from hf_ecgtext.reporting.tables.grid import latest, split_by
+from hf_ecgtext.reporting.tables.render import NamedTable
 
 _UNTRAINED = ("random", "interval_features")  # these have seen nothing
 _RARE = 20  # positives; PAPERS.md, "Evaluation protocols", defect 8

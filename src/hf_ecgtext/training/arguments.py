@@ -9,16 +9,19 @@ import torch
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
-from hf_ecgtext.data.negative_sampling import NEGATIVE_KINDS, NegativeKind
 from hf_ecgtext.training.launch import check_launch
+from hf_ecgtext.training.negative_sampler import NEGATIVE_KINDS, NegativeKind
 from hf_ecgtext.training.schedule_checks import check_run_length, check_schedule_settings
+from hf_ecgtext.training.schedules import ScheduleArguments
 
 _STEPS_IN_BACKWARD = ("lomo", "layerwise")  # in the names of transformers' optimisers
 
 
 @dataclass
-class EcgTextTrainingArguments(TrainingArguments):
-    """Arguments of [`EcgTextTrainer`]; all of [`~transformers.TrainingArguments`] and those below.
+class EcgTextTrainingArguments(ScheduleArguments):
+    """Arguments of [`EcgTextTrainer`].
+
+    They are those of [`~transformers.TrainingArguments`], of [`~hf_ecgtext.training.schedules.ScheduleArguments`], and:
 
     Args:
         text_cache (`bool`): Encode each distinct report once where the text tower is frozen and without dropout.
@@ -33,13 +36,6 @@ class EcgTextTrainingArguments(TrainingArguments):
             processes train exactly as one with the joined batch.
         learning_rate_multipliers (`dict[str, float]`): Learning rate, relative to `learning_rate`, of parameters whose
             name begins with the key; the longest matching key counts. `{"text_tower": 0.1}` slows a trained tower.
-        lr_stage_fractions (`list[float]`, *optional*): Replace the schedule by a linear warm-up, a constant stage and
-            an exponential decay for these shares of the run, such as `[0.1, 0.4, 0.5]`: C-MELT's "tri-stage".
-        lr_initial_scale, lr_final_scale (`float`): Where its warm-up begins and its decay ends, relative to
-            `learning_rate`.
-        lr_restart_steps (`float`, *optional*): Replace the schedule by cosine annealing that restarts every so many
-            optimiser steps, as MERL's released code does; below 1 it is a share of the run.
-        lr_restart_minimum (`float`): Learning rate at the end of each such cycle.
         grad_cache_chunk_size (`int`, *optional*): Compute each batch in chunks of so many records, with the gradients
             of the whole batch ([`~hf_ecgtext.training.gradient_cache`]); memory follows the chunk, and the forward
             pass runs twice. All of `per_device_train_batch_size` remain negatives of each other.
@@ -62,11 +58,6 @@ class EcgTextTrainingArguments(TrainingArguments):
     text_cache_location: Literal["auto", "device", "host"] = "auto"
     sync_batch_norm: bool = True
     learning_rate_multipliers: dict[str, float] | str | None = field(default=None)
-    lr_stage_fractions: list[float] | None = None
-    lr_initial_scale: float = 0.01  # these two: fairseq-signals
-    lr_final_scale: float = 0.01
-    lr_restart_steps: float | None = None
-    lr_restart_minimum: float = 0.0
     grad_cache_chunk_size: int | None = None
     grad_cache_batch_norm_per_chunk: bool = False
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

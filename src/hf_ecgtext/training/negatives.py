@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from hf_ecgtext.data.collators import EcgTextCollator
-from hf_ecgtext.data.negative_sampling import NegativeKind, NegativeSampler, distinct_reports, import_faiss
 from hf_ecgtext.encoders.text import load_text_model, text_max_length
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.processing import REPORT_CLEANERS
 from hf_ecgtext.processing.tokenizing import prepare_tokenizer, tokenize
 from hf_ecgtext.training.arguments import EcgTextTrainingArguments
+from hf_ecgtext.training.collator import EcgTextCollator
+from hf_ecgtext.training.negative_sampler import NegativeKind, NegativeSampler, distinct_reports, import_faiss
 
 MAX_LENGTH = 256  # tokens; as released
 
@@ -95,8 +95,8 @@ def build_negative_sampler(
         model ([`EcgTextModel`]): Its method must use negatives.
         args ([`EcgTextTrainingArguments`]): Say which negatives and how many.
         processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Its cleaning decides which reports are the same.
-        collator ([`~hf_ecgtext.data.collators.EcgTextCollator`]): The one that will draw.
-        train_dataset, eval_datasets: With `unique_reports()`, such as [`~hf_ecgtext.data.storage.EcgDataset`].
+        collator ([`~hf_ecgtext.training.collator.EcgTextCollator`]): The one that will draw.
+        train_dataset, eval_datasets: With `unique_reports()`, such as [`~hf_ecgtext.data.store.schema.EcgDataset`].
         show_progress (`bool`): Show progress bars.
 
     Raises:

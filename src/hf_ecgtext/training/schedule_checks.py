@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
 
-from hf_ecgtext.training.schedules import LENGTHS, steps_of_run
-
-if TYPE_CHECKING:
-    from hf_ecgtext.training.arguments import EcgTextTrainingArguments
+from hf_ecgtext.training.schedules import LENGTHS, ScheduleArguments, steps_of_run
 
 _WITHOUT_WARMUP = {SchedulerType.CONSTANT, SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY}
 
 
-def check_schedule_settings(args: EcgTextTrainingArguments) -> None:
+def check_schedule_settings(args: ScheduleArguments) -> None:
     """Refuse settings of the learning rate that contradict each other or would have no effect.
 
     Raises:
@@ -125,7 +122,7 @@ def check_run_length(args: TrainingArguments, num_training_steps: int, num_epoch
         )
 
 
-def _check_stages(args: EcgTextTrainingArguments) -> None:
+def _check_stages(args: ScheduleArguments) -> None:
     fractions = args.lr_stage_fractions
     if (
         not isinstance(fractions, list | tuple)
@@ -146,7 +143,7 @@ def _check_stages(args: EcgTextTrainingArguments) -> None:
         )
 
 
-def _check_alone(args: EcgTextTrainingArguments, name: str, kinds: set[SchedulerType]) -> None:
+def _check_alone(args: ScheduleArguments, name: str, kinds: set[SchedulerType]) -> None:
     """Refuse settings of the schedule that `name` replaces."""
     kind = SchedulerType(args.lr_scheduler_type)
     contradicting = [f"warmup_steps={args.warmup_steps:g}"] if args.warmup_steps else []

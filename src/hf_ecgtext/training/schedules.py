@@ -8,21 +8,40 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LambdaLR, LRScheduler
 from transformers import TrainingArguments, get_scheduler
 from transformers.trainer_utils import SchedulerType
 
-if TYPE_CHECKING:
-    from hf_ecgtext.training.arguments import EcgTextTrainingArguments
-
 logger = logging.getLogger(__name__)
 
 LENGTHS = {SchedulerType.WARMUP_STABLE_DECAY: "num_decay_steps", SchedulerType.INVERSE_SQRT: "timescale"}
 """The setting in `lr_scheduler_kwargs` that is a length, of the schedules that have one."""
+
+
+@dataclass
+class ScheduleArguments(TrainingArguments):
+    """The settings of schedules that transformers does not have.
+
+    Args:
+        lr_stage_fractions (`list[float]`, *optional*): Replace the schedule by a linear warm-up, a constant stage and
+            an exponential decay for these shares of the run, such as `[0.1, 0.4, 0.5]`: C-MELT's "tri-stage".
+        lr_initial_scale, lr_final_scale (`float`): Where its warm-up begins and its decay ends, relative to
+            `learning_rate`.
+        lr_restart_steps (`float`, *optional*): Replace the schedule by cosine annealing that restarts every so many
+            optimiser steps, as MERL's released code does; below 1 it is a share of the run.
+        lr_restart_minimum (`float`): Learning rate at the end of each such cycle.
+    """
+
+    lr_stage_fractions: list[float] | None = None
+    lr_initial_scale: float = 0.01  # these two: fairseq-signals
+    lr_final_scale: float = 0.01
+    lr_restart_steps: float | None = None
+    lr_restart_minimum: float = 0.0
 
 
 def steps_of_run(length: float, num_training_steps: int) -> int:
@@ -102,13 +121,11 @@ class RestartingCosine(CosineAnnealingWarmRestarts):
         super().load_state_dict(state_dict)
 
 
-def create_schedule(
-    args: EcgTextTrainingArguments, optimizer: torch.optim.Optimizer, num_training_steps: int
-) -> LRScheduler:
+def create_schedule(args: ScheduleArguments, optimizer: torch.optim.Optimizer, num_training_steps: int) -> LRScheduler:
     """The schedule that the arguments ask for, for a run of this length.
 
     Args:
-        args ([`EcgTextTrainingArguments`]): `lr_stage_fractions`, `lr_restart_steps` or transformers' own settings.
+        args ([`ScheduleArguments`]): `lr_stage_fractions`, `lr_restart_steps` or transformers' own settings.
         optimizer (`torch.optim.Optimizer`): What it steers.
         num_training_steps (`int`): Optimiser steps of the whole run.
     """

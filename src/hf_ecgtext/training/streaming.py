@@ -9,7 +9,7 @@ import torch
 from accelerate.data_loader import DataLoaderShard
 from transformers.trainer_utils import seed_worker
 
-from hf_ecgtext.data.block_order import BlockOrder
+from hf_ecgtext.data.store.block_order import BlockOrder
 from hf_ecgtext.training.arguments import EcgTextTrainingArguments
 
 

@@ -44,7 +44,7 @@ class TextCache:
 
     Attributes:
         on_host (`bool`): Whether look-ups take ids on the host
-            ([`~hf_ecgtext.data.collators.EcgTextCollator`]'s `ids_on_host`).
+            ([`~hf_ecgtext.training.collator.EcgTextCollator`]'s `ids_on_host`).
     """
 
     def __init__(
@@ -159,8 +159,8 @@ class TextCache:
         """A batch with the tower's outputs in the place of the rows that the collator attached.
 
         Args:
-            batch (`dict[str, Any]`): From [`~hf_ecgtext.data.collators.EcgTextCollator`]; one that holds tokens instead
-                of `report_ids` comes back as it is.
+            batch (`dict[str, Any]`): From [`~hf_ecgtext.training.collator.EcgTextCollator`]; one that holds tokens
+                instead of `report_ids` comes back as it is.
 
         Raises:
             ValueError: If the ids are on the host and the cache is not, or the reverse, or if the cache has to follow

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.data.ledger import TrainingLedger, continued_ledger
 from hf_ecgtext.data.tasks import EcgRows
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.methods.distributed import synchronise_batch_norm
 from hf_ecgtext.training.arguments import EcgTextTrainingArguments
+from hf_ecgtext.training.collator import EcgTextCollator
 from hf_ecgtext.training.crops import CropEpochs, without_random_crops
 from hf_ecgtext.training.degenerate_batches import DegenerateBatchWatch, check_pairs, check_reports
 from hf_ecgtext.training.free_memory import least_free_memory
@@ -43,9 +43,9 @@ class EcgTextTrainer(ResumableTrainer):
         args ([`EcgTextTrainingArguments`]): Training arguments.
         processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Saved with every checkpoint.
         train_dataset, eval_dataset (`torch.utils.data.Dataset`): Rows `{"ecg": StoredEcg}` or `EcgRecord`s with
-            reports, such as [`~hf_ecgtext.data.storage.EcgDataset`]; `eval_dataset` may be a `dict` of several by
+            reports, such as [`~hf_ecgtext.data.store.schema.EcgDataset`]; `eval_dataset` may be a `dict` of several by
             name. A training dataset with `block_sizes` is read block by block, in the order of
-            [`~hf_ecgtext.data.block_order.BlockOrder`].
+            [`~hf_ecgtext.data.store.block_order.BlockOrder`].
         ledger ([`~hf_ecgtext.data.ledger.TrainingLedger`], *optional*): What the datasets hold, saved with every
             checkpoint together with what the model was trained on before; without one, it says that nobody knows.
         kwargs: As in [`~transformers.Trainer`].

@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import BertConfig, T5TokenizerFast
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.encoders import LeadTimeTransformerConfig
 from hf_ecgtext.methods import get_recipe
 from hf_ecgtext.methods.cgdmer import CgdmerConfig, CgdmerModel
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
+from hf_ecgtext.training.collator import EcgTextCollator
 
 # PAPERS.md, "CG-DMER: ablations", lists the same overrides.
 VARIANTS = {

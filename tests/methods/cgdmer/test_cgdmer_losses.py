@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.methods import get_recipe
 from hf_ecgtext.methods.base import TextInputs
 from hf_ecgtext.methods.cgdmer.modeling_cgdmer import mean_of_means
+from hf_ecgtext.training.collator import EcgTextCollator
 
 BATCH, DIM = 5, 32
 

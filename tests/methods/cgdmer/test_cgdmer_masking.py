@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.methods import get_recipe
 from hf_ecgtext.methods.base import TextInputs
 from hf_ecgtext.methods.cgdmer import CgdmerConfig, CgdmerModel
+from hf_ecgtext.training.collator import EcgTextCollator
 
 LEADS, PATCHES, VISIBLE = 12, 20, 5  # of the debug recipe: 1000 samples in patches of 50, a quarter of them visible
 

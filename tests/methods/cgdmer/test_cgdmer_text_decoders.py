@@ -7,11 +7,11 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModel, BertConfig
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.methods import get_recipe
 from hf_ecgtext.methods.base import TextInputs
 from hf_ecgtext.methods.cgdmer import CgdmerConfig
 from hf_ecgtext.methods.cgdmer.decoders import CausalTextDecoder, MlmHead
+from hf_ecgtext.training.collator import EcgTextCollator
 
 VOCABULARY, WIDTH = 40, 16
 ATTENTION = torch.tensor([[1] * 10, [1] * 8 + [0] * 2])

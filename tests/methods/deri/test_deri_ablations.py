@@ -7,9 +7,9 @@ import torch
 from deri_models import random_inputs, silence_dropout, tiny_deri
 from huggingface_hub.errors import StrictDataclassError
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.methods import get_recipe, recipe_names
 from hf_ecgtext.methods.deri import DeriConfig, DeriModel
+from hf_ecgtext.training.collator import EcgTextCollator
 
 ALL = {"align", "mixed", "decode_ecg", "decode_text", "rme"}
 VIT = {

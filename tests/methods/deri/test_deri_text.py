@@ -7,9 +7,9 @@ import torch
 from deri_models import random_inputs, silence_dropout, tiny_deri
 from torch.nn import functional as F
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.methods import get_recipe
 from hf_ecgtext.training import TextCache
+from hf_ecgtext.training.collator import EcgTextCollator
 
 
 def padded(inputs, more: int, fill: float):

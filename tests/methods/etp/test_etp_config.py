@@ -10,12 +10,12 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from torch.nn import functional as F
 
-from hf_ecgtext.data.collators import EcgTextCollator
-from hf_ecgtext.data.sources.ptb_xl_labels import PTB_XL_CLASSES
+from hf_ecgtext.data.sources.ptb_xl.labels import PTB_XL_CLASSES
 from hf_ecgtext.encoders import ResNet1dConfig
-from hf_ecgtext.evaluation.prompt_sets import load_prompt_set
+from hf_ecgtext.evaluation.prompts.sets import load_prompt_set
 from hf_ecgtext.methods import get_recipe, recipe_names
 from hf_ecgtext.methods.etp import EtpConfig, EtpModel
+from hf_ecgtext.training.collator import EcgTextCollator
 
 
 def build(**config):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_ecgtext.data.collators import EcgTextCollator
 from hf_ecgtext.methods import get_recipe
+from hf_ecgtext.training.collator import EcgTextCollator
 
 N, TAU = 5, 0.07
 FACTOR = {"mean_directions": 1.0, "sum_directions": 2.0}

@@ -11,12 +11,12 @@ import pyarrow as pa
 from datasets import Features
 
 from hf_ecgtext.data.bad_records import no_valid_sample
-from hf_ecgtext.data.files import FileTree
-from hf_ecgtext.data.reading import decode_digital
+from hf_ecgtext.data.files.tree import FileTree
 from hf_ecgtext.data.records import has_valid_sample
-from hf_ecgtext.data.storage import samples_to_row
+from hf_ecgtext.data.store.schema import samples_to_row
 from hf_ecgtext.data.tasks import LabelTask
-from hf_ecgtext.data.wfdb_header import WfdbHeader
+from hf_ecgtext.data.wfdb.header import WfdbHeader
+from hf_ecgtext.data.wfdb.reading import decode_digital
 from hf_ecgtext.errors import RecordError
 
 
@@ -59,7 +59,7 @@ class EcgSource(ABC):
     prepared from it. It can be pickled: worker processes read records with copies of it.
 
     Args:
-        files ([`~hf_ecgtext.data.files.FileTree`]): The download.
+        files ([`~hf_ecgtext.data.files.tree.FileTree`]): The download.
     """
 
     name: ClassVar[str]
@@ -108,7 +108,7 @@ class EcgSource(ABC):
 
     @abstractmethod
     def decode(self, entry: Mapping[str, Any], contents: Mapping[str, bytes]) -> dict[str, Any]:
-        """One record as a row of the stored form (see [`~hf_ecgtext.data.storage.samples_to_row`]).
+        """One record as a row of the stored form (see [`~hf_ecgtext.data.store.schema.samples_to_row`]).
 
         Args:
             entry (`Mapping[str, Any]`): A row of the index.

@@ -26,15 +26,15 @@ from datasets import Features, List, Value
 from numpy.typing import NDArray
 
 from hf_ecgtext.data.bad_records import no_valid_sample
-from hf_ecgtext.data.files import FileTree
-from hf_ecgtext.data.limb_lead_order import AUGMENTED_LEADS, augmented_lead_permutations
+from hf_ecgtext.data.files.tree import FileTree
 from hf_ecgtext.data.records import has_valid_sample
 from hf_ecgtext.data.sources.base import EcgSource, SourceIndex
 from hf_ecgtext.data.sources.listing import only_file_named
-from hf_ecgtext.data.storage import ecg_features, samples_to_row
+from hf_ecgtext.data.store.schema import ecg_features, samples_to_row
 from hf_ecgtext.data.tasks import LabelTask
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.leads import STANDARD_LEADS
+from hf_ecgtext.limb_lead_order import AUGMENTED_LEADS, augmented_lead_permutations
 
 CODE_TEST_CLASSES: dict[str, str] = {
     "1dAVb": "first-degree atrioventricular block",
@@ -91,7 +91,7 @@ class CodeTest(EcgSource):
     """CODE-test, a test set only. Needs the package h5py: `pip install "hf-ecgtext[code-test]"`.
 
     Args:
-        files ([`~hf_ecgtext.data.files.FileTree`]): The download: `ecg_tracings.hdf5`, `attributes.csv` and
+        files ([`~hf_ecgtext.data.files.tree.FileTree`]): The download: `ecg_tracings.hdf5`, `attributes.csv` and
             `annotations`, in any folder.
         augmented_leads (`str`): `"auto"`: the fourth to sixth lead are what the signals say; or their names, such as
             `"aVL,aVF,aVR"`.

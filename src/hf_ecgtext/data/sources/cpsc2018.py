@@ -16,15 +16,15 @@ from typing import Any
 import pyarrow as pa
 from datasets import Features, List, Value
 
-from hf_ecgtext.data.cpsc_mat import decode_cpsc2018_mat
-from hf_ecgtext.data.files import FileTree
-from hf_ecgtext.data.reading import interpret_comments
+from hf_ecgtext.data.files.tree import FileTree
 from hf_ecgtext.data.sources.base import SkippedRecord, SourceIndex, WfdbSource
 from hf_ecgtext.data.sources.listing import files_named, records_by_name
 from hf_ecgtext.data.sources.merl_splits import check_split_of_others, split_by_list
-from hf_ecgtext.data.storage import ecg_features, record_to_row
+from hf_ecgtext.data.store.schema import ecg_features, record_to_row
 from hf_ecgtext.data.tasks import LabelTask
-from hf_ecgtext.data.wfdb_header import WfdbHeader
+from hf_ecgtext.data.wfdb.cpsc_mat import decode_cpsc2018_mat
+from hf_ecgtext.data.wfdb.header import WfdbHeader
+from hf_ecgtext.data.wfdb.reading import interpret_comments
 from hf_ecgtext.errors import RecordError
 
 CPSC2018_CLASSES: dict[str, str] = {
@@ -89,7 +89,7 @@ class Cpsc2018(WfdbSource):
     """CPSC2018's training set from its own files or from PhysioNet's copy.
 
     Args:
-        files ([`~hf_ecgtext.data.files.FileTree`]): The download.
+        files ([`~hf_ecgtext.data.files.tree.FileTree`]): The download.
         layout (`str`): `"native"` (`REFERENCE.csv` and MATLAB files), `"physionet"` (`A0001.hea` beside `A0001.mat`),
             or `"auto"`: whichever is there.
         split_of_others (`str`): `"leave_out"`, or `"train"` for records outside the published splits; they name all

@@ -11,16 +11,16 @@ import pyarrow.compute as pc
 from datasets import Features, Value
 from numpy.typing import NDArray
 
-from hf_ecgtext.data.files import FileTree, find_root
-from hf_ecgtext.data.reading import interpret_comments
+from hf_ecgtext.data.files.tree import FileTree, find_root
 from hf_ecgtext.data.records import INVALID_SAMPLE
 from hf_ecgtext.data.report_cleaning import clean_mimic_report
 from hf_ecgtext.data.sources.base import SkippedRecord, SourceIndex, WfdbSource
 from hf_ecgtext.data.sources.tables import check_ids, check_paths, keep_present, read_csv_columns, rows_of
-from hf_ecgtext.data.splits import split_of
-from hf_ecgtext.data.storage import ecg_features
+from hf_ecgtext.data.store.schema import ecg_features
+from hf_ecgtext.data.subsets import split_of
 from hf_ecgtext.data.tasks import LabelTask
-from hf_ecgtext.data.wfdb_header import WfdbHeader
+from hf_ecgtext.data.wfdb.header import WfdbHeader
+from hf_ecgtext.data.wfdb.reading import interpret_comments
 from hf_ecgtext.errors import RecordError
 
 RECORDS_FILE = "record_list.csv"
@@ -65,8 +65,8 @@ class MimicIvEcg(WfdbSource):
     are drawn by a hash of the subject: no subject is in two of them.
 
     Args:
-        files ([`~hf_ecgtext.data.files.FileTree`]): The download: the tables, and the folder `files`; they may lie in
-            a folder below, as in PhysioNet's archives.
+        files ([`~hf_ecgtext.data.files.tree.FileTree`]): The download: the tables, and the folder `files`; they may lie
+            in a folder below, as in PhysioNet's archives.
         min_words (`int`, defaults to 4): Leave out records whose cleaned report has fewer words. 4 is the rule of MERL
             and DERI, which keeps 771,693 records; 1 leaves out empty reports only, as C-MELT does; 0 keeps all.
         drop_nan (`bool`, defaults to `False`): Skip records with missing samples, as C-MELT does, instead of storing

@@ -13,9 +13,9 @@ import pyarrow as pa
 from datasets import Value
 from datasets.builder import Key
 
-from hf_ecgtext.data.storage import EcgDataset, ecg_features, record_to_row, rows_to_table
+from hf_ecgtext.data.store.schema import EcgDataset, ecg_features, record_to_row, rows_to_table
 from hf_ecgtext.data.synthetic import CONDITIONS, SyntheticEcgGenerator
-from hf_ecgtext.data.tasks import EcgData, LabelTask
+from hf_ecgtext.data.tasks import SPLITS, EcgData, LabelTask
 
 SYNTHETIC_FEATURES = ecg_features(
     {
@@ -30,7 +30,6 @@ SYNTHETIC_FEATURES = ecg_features(
 )
 """`labels` holds keys of `hf_ecgtext.data.synthetic.CONDITIONS`; `pr_ms` is null without P waves."""
 
-SPLITS = ("train", "validation", "test")
 _ROWS_PER_TABLE = 64
 _RECORDS_PER_SHARD = 256
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from hf_ecgtext.data.files import FileTree
+from hf_ecgtext.data.files.tree import FileTree
 
 
 def read_table_file(files: FileTree, name: str, homepage: str) -> bytes:

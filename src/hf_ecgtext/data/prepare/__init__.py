@@ -1,0 +1,1 @@
+"""From an original download to sharded Parquet files: planned, written by several processes, resumable."""

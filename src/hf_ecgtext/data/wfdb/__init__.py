@@ -1,0 +1,1 @@
+"""WFDB records: headers, signals, and the `.mat` files of the PhysioNet challenges."""

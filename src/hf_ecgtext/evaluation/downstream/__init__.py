@@ -1,0 +1,1 @@
+"""The evaluations: zero-shot, linear probe, retrieval, distribution shift, identification."""

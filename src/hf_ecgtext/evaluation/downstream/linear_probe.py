@@ -1,0 +1,257 @@
+"""Linear probes on cached features, from few labels and from all.
+
+The strict probe is a converged logistic regression per class, whose strength is chosen by macro AUROC on the whole
+validation split: one strength per draw, the strongest of equally good ones. Draws are stratified by label and keep
+patients together; they depend on the seed and the task, not on the encoder, so that encoders are compared on the same
+records. The published probes are in `published_probe`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_ecgtext.data.sources.merl_splits import SPLIT_LISTS, read_train_order
+from hf_ecgtext.data.subsets import published_subset, stratified_subsets
+from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns
+from hf_ecgtext.evaluation.frame import CellOutcome, EvaluatedTask, EvaluationContext, scores_of_test
+from hf_ecgtext.evaluation.protocols import EvaluationProtocol
+from hf_ecgtext.evaluation.scores import TaskScores
+from hf_ecgtext.evaluation.statistics.logistic_regression import fit_probe
+from hf_ecgtext.evaluation.statistics.published_probe import RECIPES, UPPER_BOUND, ProbeRecipe, train_published_probe
+
+_COLUMNS_BY_POSITION = {"ptbxl_sub": {"ISC": "AVB", "AVB": "RAO/RAE", "RAO/RAE": "ISC"}}
+"""Task -> class -> the class whose column of the published training table stands where this one's stands in the
+published validation and test tables (defect 19)."""
+
+_STRENGTH_UPPER_BOUND = "The strength was chosen by AUROC on the test split itself: an upper bound, not an estimate."
+
+
+@dataclass(frozen=True, eq=False)
+class _Split:
+    """Features and targets of one split, for one encoder."""
+
+    features: NDArray[np.float32]
+    targets: NDArray[np.int8]
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What one probe answered: one member of the encoders, trained on one draw."""
+
+    test: NDArray[np.float32]
+    validation: NDArray[np.float32]
+    choice: float
+
+
+def evaluate(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext) -> CellOutcome:
+    """Probes at every fraction of the training split that the context asks for.
+
+    Runs of the scores are members times draws, draws fastest.
+
+    Args:
+        runs ([`EncoderRuns`]): One row of a table.
+        task ([`EvaluatedTask`]): On data with training, validation and test split.
+        context ([`EvaluationContext`]): Fractions, protocol, seed, features.
+
+    Returns:
+        [`CellOutcome`]: Of the strict probe, one [`TaskScores`] per fraction, with settings `{"fraction", "solver"}`.
+        Of a published one, settings have a `"selection"` too: one for the epoch that validation chooses; and where the
+        protocol selects on the test split, three: best test epoch, best validation epoch, last epoch.
+
+    Raises:
+        ValueError: If a split is missing, a fraction leaves no record or is not above 0 and at most 1, or no class has
+            both a positive and a negative record to choose by.
+    """
+    protocol = context.protocol
+    if task.data.validation is None:
+        raise ValueError(
+            f"{task.data.name} has no validation split here, on which a probe of '{task.name}' chooses its strength or "
+            "epoch. Open data that has one, or evaluate zero-shot."
+        )
+    members = [
+        {
+            split: _Split(np.ascontiguousarray(features[member]), task.records(split).targets)
+            for split, features in _features(runs, task, context).items()
+        }
+        for member in range(len(runs.members))
+    ]
+    targets = training_targets(task, protocol)
+    scores: list[TaskScores] = []
+    for fraction in context.fractions:
+        draws = training_draws(task, float(fraction), protocol, context.seed)
+        if protocol.probe_solver == "logistic_regression":
+            cells = _strict_runs(members, targets, draws, task.labels, protocol)
+        else:
+            cells = _published_runs(members, targets, draws, RECIPES[protocol.probe_solver], context)
+        for settings, details, found in cells:
+            settings = {"fraction": float(fraction), "solver": protocol.probe_solver, **settings}
+            details = {**_about_draws(targets, draws, task, protocol), **details}
+            test, validation = (np.stack([getattr(run, split) for run in found]) for split in ("test", "validation"))
+            scores.append(
+                scores_of_test(
+                    runs, task, context, "linear_probe", test, validation, settings=settings, details=details
+                )
+            )
+    return CellOutcome(scores=tuple(scores))
+
+
+def training_draws(
+    task: EvaluatedTask, fraction: float, protocol: EvaluationProtocol, seed: int
+) -> tuple[NDArray[np.int64], ...]:
+    """Which rows of `task.records("train")` each probe learns from.
+
+    Of the whole split there is one draw, all of it. The published draw depends on the order of the published table:
+    for CPSC2018 and CSN that of MERL's lists, of which the data may hold a part; for all other data ascending record
+    ids, as for PTB-XL.
+
+    Args:
+        task ([`EvaluatedTask`]): What is drawn from.
+        fraction (`float`): Above 0, at most 1.
+        protocol ([`EvaluationProtocol`]): `subsets` and `num_draws`.
+        seed (`int`): Of stratified draws.
+
+    Raises:
+        ValueError: If the fraction is out of range or leaves no record, or a published draw is asked from records
+            that the published table does not list.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"A fraction of the training split must be above 0 and at most 1, not {fraction:g}.")
+    num_records = len(task.records("train"))
+    if fraction == 1:
+        return (np.arange(num_records),)
+    if int(num_records * fraction) == 0:
+        raise ValueError(
+            f"{fraction:g} of the {num_records} training records of '{task.name}' is none. Ask for a fraction of at "
+            f"least {1 / num_records:.2g}."
+        )
+    if protocol.subsets == "published":
+        return (_published_order(task)[published_subset(num_records, fraction)],)
+    return _stratified_draws(task, fraction, protocol.num_draws, seed)
+
+
+@lru_cache(maxsize=32)  # every encoder asks for the same draws
+def _stratified_draws(task: EvaluatedTask, fraction: float, draws: int, seed: int) -> tuple[NDArray[np.int64], ...]:
+    records = task.records("train")
+    patients = list(records.record_ids) if records.patients is None else [str(patient) for patient in records.patients]
+    subsets = stratified_subsets(records.targets, patients, task.labels, fraction, draws=draws, seed=seed)
+    return tuple(subset.indices for subset in subsets)
+
+
+def _published_order(task: EvaluatedTask) -> NDArray[np.int64]:
+    """Rows of `task.records("train")` in the order of the published table."""
+    record_ids = task.records("train").record_ids
+    if task.data.name not in SPLIT_LISTS:
+        return np.arange(len(record_ids))
+    place = {record_id: number for number, record_id in enumerate(read_train_order(task.data.name))}
+    for record_id in record_ids:
+        if record_id not in place:
+            raise ValueError(
+                f"Training record '{record_id}' of {task.data.name} is not in the published training table, so that "
+                "there is no published draw. Open the data with split_of_others='leave_out', or use the switch "
+                "subsets='stratified'."
+            )
+    return np.argsort(np.array([place[record_id] for record_id in record_ids]))
+
+
+def training_targets(task: EvaluatedTask, protocol: EvaluationProtocol) -> NDArray[np.int8]:
+    """What each column of a probe learns, of shape `(num_records, num_classes)`.
+
+    By position, three subclasses of PTB-XL learn one another's targets, as in the published probes.
+    """
+    targets = task.records("train").targets
+    exchanged = _exchanged_columns(task, protocol)
+    return targets[:, [task.labels.index(exchanged.get(label, label)) for label in task.labels]]
+
+
+def _exchanged_columns(task: EvaluatedTask, protocol: EvaluationProtocol) -> dict[str, str]:
+    return _COLUMNS_BY_POSITION.get(task.name, {}) if protocol.class_columns == "by_position" else {}
+
+
+def _features(
+    runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext
+) -> dict[str, list[NDArray[np.float32]]]:
+    return {split: context.probe_features(runs, task, split) for split in ("train", "validation", "test")}
+
+
+_Cell = tuple[dict[str, Any], dict[str, Any], list[_Run]]
+"""Settings, details and runs of one table cell."""
+
+
+def _strict_runs(
+    members: Sequence[dict[str, _Split]],
+    targets: NDArray[np.int8],
+    draws: Sequence[NDArray[np.int64]],
+    labels: Sequence[str],
+    protocol: EvaluationProtocol,
+) -> Iterator[_Cell]:
+    found = []
+    for splits in members:
+        chooser = splits[protocol.probe_selection]
+        for rows in draws:
+            probe = fit_probe(
+                splits["train"].features[rows], targets[rows], chooser.features, chooser.targets, labels=labels
+            )
+            test, validation = (probe.scores(splits[split].features) for split in ("test", "validation"))
+            found.append(_Run(test, validation, probe.strength))
+    details: dict[str, Any] = {"strengths": [run.choice for run in found]}
+    if protocol.probe_selection == "test":
+        details["upper_bound"] = _STRENGTH_UPPER_BOUND
+    yield {}, details, found
+
+
+def _published_runs(
+    members: Sequence[dict[str, _Split]],
+    targets: NDArray[np.int8],
+    draws: Sequence[NDArray[np.int64]],
+    recipe: ProbeRecipe,
+    context: EvaluationContext,
+) -> Iterator[_Cell]:
+    trained = [
+        train_published_probe(
+            recipe,
+            splits["train"].features[rows],
+            targets[rows],
+            (splits["validation"].features, splits["validation"].targets),
+            (splits["test"].features, splits["test"].targets),
+            seed=(context.seed, member, draw),
+        )
+        for member, splits in enumerate(members)
+        for draw, rows in enumerate(draws)
+    ]
+    for selection in trained[0]:
+        if context.protocol.probe_selection == "validation" and selection != "best validation epoch":
+            continue
+        epochs = [run[selection] for run in trained]
+        details: dict[str, Any] = {"epochs": [epoch.epoch for epoch in epochs], "num_epochs": recipe.num_epochs}
+        if selection == "best test epoch":
+            details["upper_bound"] = UPPER_BOUND
+        found = [_Run(epoch.test_scores, epoch.validation_scores, epoch.epoch) for epoch in epochs]
+        yield {"selection": selection}, details, found
+
+
+def _about_draws(
+    targets: NDArray[np.int8], draws: Sequence[NDArray[np.int64]], task: EvaluatedTask, protocol: EvaluationProtocol
+) -> dict[str, Any]:
+    """Sizes, and in how many draws a label had no positive record, or no other."""
+    positives = np.array([targets[rows].sum(axis=0) for rows in draws])  # (num_draws, num_classes)
+    sizes = np.array([len(rows) for rows in draws])[:, None]
+    about: dict[str, Any] = {
+        "draws": len(draws),
+        "num_train": [len(rows) for rows in draws],
+        "absent_labels": _counts(task.labels, positives == 0),
+    }
+    if always := _counts(task.labels, positives == sizes):
+        about["labels_without_negatives"] = always
+    if exchanged := _exchanged_columns(task, protocol):
+        about["learnt_from_column_of"] = exchanged
+    return about
+
+
+def _counts(labels: Sequence[str], found: NDArray[np.bool_]) -> dict[str, int]:
+    return {label: int(count) for label, count in zip(labels, found.sum(axis=0), strict=True) if count}

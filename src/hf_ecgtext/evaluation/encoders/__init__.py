@@ -1,0 +1,1 @@
+"""What is evaluated: checkpoints, random twins and measured intervals, as feature vectors."""

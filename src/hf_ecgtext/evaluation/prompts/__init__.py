@@ -1,0 +1,1 @@
+"""Prompt sets for zero-shot classification, with their sources and licences."""

@@ -1,0 +1,1 @@
+"""Metrics, intervals and tests: arrays in, numbers out."""
