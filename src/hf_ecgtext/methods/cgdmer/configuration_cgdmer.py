@@ -36,6 +36,8 @@ class CgdmerConfig(EcgTextConfig):
         temperature (`float`): Of the contrastive term; constant.
         exclude_positive (`bool`): Leave the positive out of the contrastive denominator, as eq. 7 prints it.
         siglip_form (`str`): `"learnable"` is `scale * cosine + bias`, both trained; `"paper"` the bare dot product.
+        siglip_scale, siglip_bias (`float`): Where `scale` and `bias` start; SigLIP's 10 and -10 by default, which it
+            chose for batches of tens of thousands. A bias of `-log(batch - 1)` makes the first answers right on average.
         equal_reports (`str`): How the sigmoid loss takes an ECG with another record's report that reads like its own:
             as `"negative"` (published), `"positive"` or `"ignored"`. Half of a batch may have one and the same report.
         contrastive_features (`str`): `contrastive` compares the `"shared"` features, as `siglip` does, or the pooled
@@ -74,6 +76,8 @@ class CgdmerConfig(EcgTextConfig):
     temperature: float = 0.07
     exclude_positive: bool = False
     siglip_form: Literal["learnable", "paper"] = "learnable"
+    siglip_scale: float = 10.0  # these two: Zhai et al. 2023, section 3.2
+    siglip_bias: float = -10.0
     equal_reports: Literal["negative", "positive", "ignored"] = "negative"
     contrastive_features: Literal["shared", "encoder"] = "shared"
     contrastive_on_full_input: bool = False
@@ -178,6 +182,8 @@ class CgdmerConfig(EcgTextConfig):
         """Called by `@strict`."""
         if self.temperature <= 0:
             raise ValueError(f"temperature must be positive, not {self.temperature}.")
+        if self.siglip_scale <= 0:
+            raise ValueError(f"siglip_scale must be positive, not {self.siglip_scale}.")
         for name in _WEIGHTS:
             if getattr(self, f"{name}_weight") < 0:
                 raise ValueError(f"{name}_weight must not be negative, not {getattr(self, f'{name}_weight')}.")

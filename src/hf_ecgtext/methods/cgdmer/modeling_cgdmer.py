@@ -87,8 +87,8 @@ class CgdmerModel(EcgTextModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if module is self and hasattr(self, "siglip_bias"):
-            init.constant_(self.siglip_log_scale, math.log(10.0))  # Zhai et al. 2023, section 3.2
-            init.constant_(self.siglip_bias, -10.0)
+            init.constant_(self.siglip_log_scale, math.log(self.config.siglip_scale))
+            init.constant_(self.siglip_bias, self.config.siglip_bias)
 
     @property
     def scores_by_contrastive(self) -> bool:
