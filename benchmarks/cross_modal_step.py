@@ -19,7 +19,7 @@ On a GPU, (a) and (b) run in fp32 (C-MELT) or fp16 (DERI) as published, (c) and 
     python benchmarks/cross_modal_step.py --method cmelt --device cuda --batch 128 --rounds 20   # not run: no GPU
     python benchmarks/cross_modal_step.py --method deri --device cuda --batch 128 --rounds 20    # not run: no GPU
 
-Source of what the published steps do: PAPERS.md, "DERI", "C-MELT" and "Speed of the references".
+Source of what the published steps do: docs/methods/deri.md, docs/methods/cmelt.md and docs/speed.md.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ and (b) run under fp16 with a gradient scaler as published, (c) and (d) under bf
     python benchmarks/train_step.py
     python benchmarks/train_step.py --device cuda --rounds 20
 
-Source of what the published step does: MERL's repository at commit 38799b7 (MIT), as in PAPERS.md, "MERL" and
-"Speed of the references".
+Source of what the published step does: MERL's repository at commit 38799b7 (MIT), as in docs/methods/merl.md and
+docs/speed.md.
 """
 
 from __future__ import annotations

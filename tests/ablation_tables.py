@@ -1,6 +1,6 @@
-"""The ablations that PAPERS.md lists, read from the page itself, so that page and tests cannot drift apart.
+"""The ablations that the methods' pages list, read from the pages themselves, so that pages and tests agree.
 
-Under "### X: ablations" stand a block of commands, which name the recipes, and tables whose columns headed `--set` hold
+Under "## Ablations" stand a block of commands, which name the recipes, and tables whose columns headed `--set` hold
 what stands behind `--set`: one code span is one run, "none" is the recipe as it is, and a second such column, headed by
 the recipe it is for, may say "the same".
 """
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PAPERS = Path(__file__).resolve().parents[1] / "PAPERS.md"
+PAGES = Path(__file__).resolve().parents[1] / "docs" / "methods"
 OPTION = "`--set`"
 
 
@@ -32,9 +32,12 @@ class Ablation:
 
 def sections() -> dict[str, str]:
     """The text of each method's ablations."""
-    text = PAPERS.read_text(encoding="utf-8")
-    found = re.findall(r"^### ([\w-]+): ablations\n(.*?)(?=^##)", text, flags=re.DOTALL | re.MULTILINE)
-    return {name.lower().replace("-", ""): body for name, body in found}
+    found = {}
+    for page in sorted(PAGES.glob("*.md")):
+        section = re.search(r"^## Ablations\n(.*?)(?=^## )", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+        if section:
+            found[page.stem] = section[1]
+    return found
 
 
 def commands(section: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Every row of every ablation table of PAPERS.md can be trained by the command that stands in it."""
+"""Every row of every ablation table of the methods' pages can be trained by the command that stands in it."""
 
 from __future__ import annotations
 

@@ -77,13 +77,15 @@ def test_a_method_folder_is_complete(method):
         assert "train.py --method" in inspect.getdoc(function), f"{name}: say by which command it runs"
 
 
-def test_a_method_has_a_model_card_and_a_section_in_papers(method, built):
+def test_a_method_has_a_model_card_and_a_page(method, built):
     card = (REPOSITORY / "model_cards" / f"{method}.md").read_text(encoding="utf-8")
     assert card.startswith("---\n")
     assert "medical device" in card
-    papers = (REPOSITORY / "PAPERS.md").read_text(encoding="utf-8")
-    headings = [line.removeprefix("## ").lower() for line in papers.splitlines() if line.startswith("## ")]
-    assert any(heading.split()[0].strip(":,").replace("-", "") == method.replace("_", "") for heading in headings)
+    page = (REPOSITORY / "docs" / "methods" / f"{method}.md").read_text(encoding="utf-8")
+    title = page.splitlines()[0].removeprefix("# ").lower()
+    assert title.split()[0].strip(":,").replace("-", "") == method.replace("_", "")
+    overview = (REPOSITORY / "docs" / "methods" / "index.md").read_text(encoding="utf-8")
+    assert f"[`{method}`]({method}.md)" in overview
 
 
 def test_the_auto_classes_know_the_method(method, built, tmp_path):

@@ -251,7 +251,7 @@ class ConvTransformerModel(EcgEncoder):
     """Convolutional stem, convolutional positions, class token, post-norm blocks, a projection and a pooler.
 
     Source: D-BETA's released architecture, and by `conv_norm` and `pooler_order` what C-MELT's paper says instead
-    (PAPERS.md, "C-MELT"); `tests/methods/cmelt` proves parity with the former.
+    (docs/methods/cmelt.md); `tests/methods/cmelt` proves parity with the former.
     """
 
     config_class = ConvTransformerConfig

@@ -133,7 +133,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 class ResNet1dModel(EcgEncoder):
     """ResNet over time; all leads enter the first convolution together.
 
-    Source: MERL's published architecture (PAPERS.md, "MERL"); `tests/methods/merl` proves parity.
+    Source: MERL's published architecture (docs/methods/merl.md); `tests/methods/merl` proves parity.
     """
 
     config_class = ResNet1dConfig

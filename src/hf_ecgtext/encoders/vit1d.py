@@ -113,7 +113,7 @@ class Vit1dBlock(GradientCheckpointingLayer):
 class Vit1dModel(EcgEncoder):
     """Transformer over time patches; there is no class token: tokens are averaged, then normalised.
 
-    Source: MERL's published architecture (PAPERS.md, "MERL"); `tests/methods/merl` proves parity.
+    Source: MERL's published architecture (docs/methods/merl.md); `tests/methods/merl` proves parity.
     """
 
     config_class = Vit1dConfig

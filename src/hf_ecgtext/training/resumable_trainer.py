@@ -112,8 +112,11 @@ class ResumableTrainer(Trainer):
             raise _explained(error, folder) from error
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """As usual; a checkpoint gets the checksums of its weights."""
-        super()._save(output_dir, state_dict)
+        """As usual, with an error that says where there is no room; a checkpoint gets the checksums of its weights."""
+        try:
+            super()._save(output_dir, state_dict)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise _explained(error, output_dir or str(self.args.output_dir)) from error
         if (
             self.args.should_save
             and output_dir is not None
@@ -133,14 +136,15 @@ def seed_of_process(seed: int, process: int) -> int:
 def _explained(error: Exception, folder: str) -> Exception:
     """A full disk under its name; safetensors and PyTorch wrap it in errors of their own."""
     is_full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-    if not is_full and "PytorchStreamWriter failed" in str(error):  # it does not say why
+    # PyTorch does not say why it could not write, in two different wordings.
+    if not is_full and any(words in str(error) for words in ("PytorchStreamWriter failed", "inline_container")):
         statistics = os.statvfs(Path(folder).parent)
         is_full = statistics.f_bavail * statistics.f_frsize < 1 << 20
     if not is_full:
         return error
     return OSError(
         errno.ENOSPC,
-        "There is no room to save this checkpoint; those before it are whole. Make room (a smaller save_total_limit "
+        "There is no room to save this; checkpoints before it are whole. Make room (a smaller save_total_limit "
         "keeps fewer), then go on by --resume",
         folder,
     )

@@ -12,7 +12,7 @@ from hf_ecgtext.methods.cgdmer import CgdmerConfig, CgdmerModel
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
 from hf_ecgtext.training.collator import EcgTextCollator
 
-# PAPERS.md, "CG-DMER: ablations", lists the same overrides.
+# docs/methods/cgdmer.md, "Ablations", lists the same overrides.
 VARIANTS = {
     "1: contrastive": {"siglip": 0, "orthogonal": 0, "reconstruct_ecg": 0, "reconstruct_text": 0},
     "2: + reconstruct_ecg": {"siglip": 0, "orthogonal": 0, "reconstruct_text": 0},

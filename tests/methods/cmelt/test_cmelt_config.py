@@ -147,7 +147,7 @@ def test_recipes_give_valid_training_arguments(name, tmp_path):
         assert (arguments.lr_stage_fractions, arguments.max_steps) == ([0.1, 0.4, 0.5], 300_000)
 
 
-# What the paper prints, what the release computes, and what the config's defaults are (PAPERS.md, "C-MELT: readings").
+# What the paper prints, what the release computes, and the config's defaults (docs/methods/cmelt.md, "Readings").
 FORMS = {
     "mlm_reduction": ("sum_tokens", "mean_tokens", "mean_tokens"),  # eq. 1
     "mem_reduction": ("sum_all", "mean_hidden", "mean_hidden"),  # eq. 2

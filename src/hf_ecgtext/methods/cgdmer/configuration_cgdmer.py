@@ -16,7 +16,7 @@ _WEIGHTS = ("contrastive", "siglip", "orthogonal", "reconstruct_ecg", "reconstru
 
 @strict
 class CgdmerConfig(EcgTextConfig):
-    """Settings of [`CgdmerModel`]. No code was published; each reading of the paper is listed in PAPERS.md.
+    """Settings of [`CgdmerModel`]. No code was published; docs/methods/cgdmer.md lists each reading.
 
     Args:
         ecg_config ([`LeadTimeTransformerConfig`] or `dict`): Of the ECG encoder; holds `patch_size`.
@@ -36,8 +36,8 @@ class CgdmerConfig(EcgTextConfig):
         temperature (`float`): Of the contrastive term; constant.
         exclude_positive (`bool`): Leave the positive out of the contrastive denominator, as eq. 7 prints it.
         siglip_form (`str`): `"learnable"` is `scale * cosine + bias`, both trained; `"paper"` the bare dot product.
-        siglip_scale, siglip_bias (`float`): Where `scale` and `bias` start; SigLIP's 10 and -10 by default, which it
-            chose for batches of tens of thousands. A bias of `-log(batch - 1)` makes the first answers right on average.
+        siglip_scale, siglip_bias (`float`): Where `scale` and `bias` start; SigLIP's 10 and -10 by default, made for
+            batches of tens of thousands. A bias of `-log(batch - 1)` makes the first answers right on average.
         equal_reports (`str`): How the sigmoid loss takes an ECG with another record's report that reads like its own:
             as `"negative"` (published), `"positive"` or `"ignored"`. Half of a batch may have one and the same report.
         contrastive_features (`str`): `contrastive` compares the `"shared"` features, as `siglip` does, or the pooled

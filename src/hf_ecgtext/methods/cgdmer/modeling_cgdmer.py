@@ -8,7 +8,7 @@ that are one's own. Five terms train it:
 * `orthogonal` (eq. 5): shared and own features of one modality are orthogonal;
 * `siglip` (eq. 6) and `contrastive` (eq. 7 to 9): the shared features of an ECG and its report belong together.
 
-No code was published, so this is a reading of the paper; PAPERS.md lists where it could be read otherwise.
+No code was published, so this is a reading of the paper; docs/methods/cgdmer.md lists where it could be read otherwise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""CG-DMER's processor: the shared one; PAPERS.md says which of its settings are our reading."""
+"""CG-DMER's processor: the shared one; docs/methods/cgdmer.md says which of its settings are our reading."""
 
 from hf_ecgtext.processing import EcgTextProcessor
 

@@ -1,4 +1,4 @@
-"""Recipes for CG-DMER. Behind every number: where it comes from (PAPERS.md quotes the sources)."""
+"""Recipes for CG-DMER. Behind every number: where it comes from (docs/methods/cgdmer.md quotes the sources)."""
 
 from __future__ import annotations
 

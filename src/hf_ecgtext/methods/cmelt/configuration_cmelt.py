@@ -18,7 +18,7 @@ T5_MASK_TOKEN = "<extra_id_0>"
 
 @strict
 class CmeltConfig(EcgTextConfig):
-    """Settings of [`CmeltModel`]. Defaults: the released architecture, read as PAPERS.md says.
+    """Settings of [`CmeltModel`]. Defaults: the released architecture, read as docs/methods/cmelt.md says.
 
     A term of weight 0 is not computed, and the modules that it alone uses are not built.
 

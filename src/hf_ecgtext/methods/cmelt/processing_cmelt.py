@@ -1,4 +1,4 @@
-"""C-MELT's processor: the shared one; PAPERS.md says which of its settings the paper uses."""
+"""C-MELT's processor: the shared one; docs/methods/cmelt.md says which of its settings the paper uses."""
 
 from hf_ecgtext.processing import EcgTextProcessor
 

@@ -1,4 +1,4 @@
-"""Recipes for C-MELT. Behind every number: where it comes from (PAPERS.md quotes the sources)."""
+"""Recipes for C-MELT. Behind every number: where it comes from (docs/methods/cmelt.md quotes the sources)."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ RELEASED: dict[str, Any] = {
 
 @strict
 class DeriConfig(EcgTextConfig):
-    """Settings of [`DeriModel`]. Defaults are the ResNet18 model with our reading of paper and code (PAPERS.md).
+    """Settings of [`DeriModel`]. Defaults: ResNet18, our reading of paper and code (docs/methods/deri.md).
 
     A weight of 0 switches a term off, and what only it trains is not built. A decoder is built where `mixed` or its own
     term asks for it. Without the one that reads ECGs, the mixed ECG embedding is the aligned one.

@@ -1,4 +1,4 @@
-"""DERI's processor: the shared one; PAPERS.md says which of its settings the paper uses."""
+"""DERI's processor: the shared one; docs/methods/deri.md says which of its settings the paper uses."""
 
 from hf_ecgtext.processing import EcgTextProcessor
 

@@ -1,4 +1,4 @@
-"""Recipes for DERI. Behind every number: where it comes from (PAPERS.md quotes the sources)."""
+"""Recipes for DERI. Behind every number: where it comes from (docs/methods/deri.md quotes the sources)."""
 
 from __future__ import annotations
 

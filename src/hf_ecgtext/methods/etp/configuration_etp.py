@@ -16,7 +16,7 @@ LARGEST_LOGIT_SCALE = 100.0
 
 @strict
 class EtpConfig(EcgTextConfig):
-    """Settings of [`EtpModel`]. No code was published; each reading of the paper is listed in PAPERS.md.
+    """Settings of [`EtpModel`]. No code was published; each reading of the paper is listed in docs/methods/etp.md.
 
     Args:
         projection_type (`str`): `"linear"` (§1, §3.2 of the paper) or `"mlp"` (§2.1, "non-linear projectors").

@@ -1,8 +1,8 @@
 """ETP: ECG-Text Pre-training (Liu et al., ICASSP 2024, arXiv 2309.07145).
 
 A ResNet18 and a frozen clinical language model, one projection each into a space of 512 dimensions, and a symmetric
-contrastive loss between the two. No code was published, so this is a reading of the paper; PAPERS.md lists where it
-could be read otherwise.
+contrastive loss between the two. No code was published, so this is a reading of the paper; docs/methods/etp.md
+lists where it could be read otherwise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ETP's processor: the shared one; PAPERS.md says which of its settings are our reading."""
+"""ETP's processor: the shared one; docs/methods/etp.md says which of its settings are our reading."""
 
 from hf_ecgtext.processing import EcgTextProcessor
 

@@ -1,4 +1,4 @@
-"""Recipes for ETP. Behind every number: where it comes from (PAPERS.md quotes the sources)."""
+"""Recipes for ETP. Behind every number: where it comes from (docs/methods/etp.md quotes the sources)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from hf_ecgtext.methods.base import EcgTextConfig
 
 @strict
 class MerlConfig(EcgTextConfig):
-    """Settings of [`MerlModel`]. Defaults are the ResNet18 variant with our reading of paper and code (PAPERS.md).
+    """Settings of [`MerlModel`]. Defaults: ResNet18, our reading of paper and code (docs/methods/merl.md).
 
     Args:
         num_attention_heads (`int`): Heads of the attention pool behind a ResNet.

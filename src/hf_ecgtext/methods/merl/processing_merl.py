@@ -1,4 +1,4 @@
-"""MERL's processor: the shared one; PAPERS.md says which of its settings the paper uses."""
+"""MERL's processor: the shared one; docs/methods/merl.md says which of its settings the paper uses."""
 
 from hf_ecgtext.processing import EcgTextProcessor
 

@@ -1,4 +1,4 @@
-"""Recipes for MERL. Behind every number: where it comes from (PAPERS.md quotes the sources)."""
+"""Recipes for MERL. Behind every number: where it comes from (docs/methods/merl.md quotes the sources)."""
 
 from __future__ import annotations
 
