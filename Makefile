@@ -1,11 +1,14 @@
 # Everything a contributor runs. `make check` is what CI does, in the environment that is active.
-.PHONY: install test lint types format check quickstart ci
+.PHONY: install test fast lint types format docs tables check quickstart ci
 
 install:
 	pip install -c constraints.txt -e ".[test]"
 
 test:
 	python -m pytest -n 2
+
+fast:
+	python -m pytest -n 2 -m "not slow"
 
 lint:
 	ruff check .
@@ -18,7 +21,13 @@ format:
 	ruff check --fix .
 	ruff format .
 
-check: lint types test
+docs:
+	python -m mkdocs build --strict
+
+tables:
+	python scripts/update_docs.py
+
+check: lint types docs test
 
 quickstart:
 	python train.py --method merl --recipe quickstart --data synthetic
