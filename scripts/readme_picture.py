@@ -59,9 +59,10 @@ def main() -> None:
     paper.set_title(f"Its report: {record.report}", fontsize=10, loc="left", wrap=True)
 
     names, scores = [found["label"] for found in answers][::-1], [found["score"] for found in answers][::-1]
-    bars.barh(names, scores, color=["#0072B2" if name == FINDING else "#9db7c7" for name in names], height=0.62)
+    is_reported = [name.lower() in (record.report or "").lower() and name != "normal ECG" for name in names]
+    bars.barh(names, scores, color=["#0072B2" if known else "#9db7c7" for known in is_reported], height=0.62)
     bars.axvline(0, color="#444444", linewidth=0.8)
-    bars.set_title("What the model answers (cosine)", fontsize=10, loc="left")
+    bars.set_title("What the model answers (cosine; dark: in the report)", fontsize=10, loc="left")
     bars.spines[["top", "right", "left"]].set_visible(False)
     bars.tick_params(left=False, labelsize=9)
     figure.savefig(OUT, dpi=110, metadata={"Software": None})
