@@ -31,6 +31,13 @@ def read_config(file: Path) -> dict[str, Any]:
     class Loader(yaml.SafeLoader):
         yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # PyYAML's are those of YAML 1.1
 
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            names = [name.value for name, _ in node.value]
+            for place, (name, _) in enumerate(node.value):
+                if name.value in names[:place]:  # of which PyYAML would take the last
+                    raise yaml.MarkedYAMLError(None, None, f"'{name.value}' stands there twice", name.start_mark)
+            return super().construct_mapping(node, deep)
+
     for tag, pattern, first in (
         ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
         ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
