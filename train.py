@@ -2,7 +2,7 @@
 
 import sys
 
-from hf_ecgtext.cli import main
+from hf_ecgtext_cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

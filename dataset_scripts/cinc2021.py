@@ -1,6 +1,6 @@
 """Turn PhysioNet/CinC 2021's original download into Parquet files with a dataset card, and optionally push them.
 
-    python dataset_scripts/cinc2021.py --source cinc2021 --out cinc2021-prepared [--push-to-hub REPO]
+    python dataset_scripts/cinc2021.py --source cinc2021 --output-dir cinc2021-prepared [--push-to-hub REPO]
 
 This is `hf-ecgtext prepare cinc2021`, whose options it takes. Afterwards:
 `load_dataset("cinc2021-prepared", split="...", streaming=True)`. `Cinc2021Builder` streams the download as it is.
@@ -11,15 +11,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hf_ecgtext.cli import main as run_command
-from hf_ecgtext.data.builders import Cinc2021Builder
+from hf_ecgtext_cli.main import main as run_command
 
-BUILDER = Cinc2021Builder
+NAME = "cinc2021"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prepare the download; returns the exit code of `hf-ecgtext prepare`."""
-    return run_command(["prepare", BUILDER.SOURCE_NAME, *(sys.argv[1:] if arguments is None else arguments)])
+    return run_command(["prepare", NAME, *(sys.argv[1:] if arguments is None else arguments)])
 
 
 if __name__ == "__main__":

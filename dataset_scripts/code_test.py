@@ -1,6 +1,6 @@
 """Turn CODE-test's original download into Parquet files with a dataset card, and optionally push them.
 
-    python dataset_scripts/code_test.py --source code-test --out code-test-prepared [--push-to-hub REPO]
+    python dataset_scripts/code_test.py --source code-test --output-dir code-test-prepared [--push-to-hub REPO]
 
 This is `hf-ecgtext prepare code_test`, whose options it takes. Afterwards:
 `load_dataset("code-test-prepared", split="...", streaming=True)`. `CodeTestBuilder` streams the download as it is.
@@ -11,15 +11,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hf_ecgtext.cli import main as run_command
-from hf_ecgtext.data.builders import CodeTestBuilder
+from hf_ecgtext_cli.main import main as run_command
 
-BUILDER = CodeTestBuilder
+NAME = "code_test"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prepare the download; returns the exit code of `hf-ecgtext prepare`."""
-    return run_command(["prepare", BUILDER.SOURCE_NAME, *(sys.argv[1:] if arguments is None else arguments)])
+    return run_command(["prepare", NAME, *(sys.argv[1:] if arguments is None else arguments)])
 
 
 if __name__ == "__main__":

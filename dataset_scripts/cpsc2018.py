@@ -1,6 +1,6 @@
 """Turn CPSC2018's original download into Parquet files with a dataset card, and optionally push them.
 
-    python dataset_scripts/cpsc2018.py --source cpsc2018 --out cpsc2018-prepared [--push-to-hub REPO]
+    python dataset_scripts/cpsc2018.py --source cpsc2018 --output-dir cpsc2018-prepared [--push-to-hub REPO]
 
 This is `hf-ecgtext prepare cpsc2018`, whose options it takes. Afterwards:
 `load_dataset("cpsc2018-prepared", split="...", streaming=True)`. `Cpsc2018Builder` streams the download as it is.
@@ -11,15 +11,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hf_ecgtext.cli import main as run_command
-from hf_ecgtext.data.builders import Cpsc2018Builder
+from hf_ecgtext_cli.main import main as run_command
 
-BUILDER = Cpsc2018Builder
+NAME = "cpsc2018"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prepare the download; returns the exit code of `hf-ecgtext prepare`."""
-    return run_command(["prepare", BUILDER.SOURCE_NAME, *(sys.argv[1:] if arguments is None else arguments)])
+    return run_command(["prepare", NAME, *(sys.argv[1:] if arguments is None else arguments)])
 
 
 if __name__ == "__main__":

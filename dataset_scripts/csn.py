@@ -1,6 +1,6 @@
 """Turn Chapman-Shaoxing-Ningbo's original download into Parquet files with a dataset card, and optionally push them.
 
-    python dataset_scripts/csn.py --source csn --out csn-prepared [--push-to-hub REPO]
+    python dataset_scripts/csn.py --source csn --output-dir csn-prepared [--push-to-hub REPO]
 
 This is `hf-ecgtext prepare csn`, whose options it takes. Afterwards:
 `load_dataset("csn-prepared", split="...", streaming=True)`. `CsnBuilder` streams the download as it is.
@@ -11,15 +11,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hf_ecgtext.cli import main as run_command
-from hf_ecgtext.data.builders import CsnBuilder
+from hf_ecgtext_cli.main import main as run_command
 
-BUILDER = CsnBuilder
+NAME = "csn"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prepare the download; returns the exit code of `hf-ecgtext prepare`."""
-    return run_command(["prepare", BUILDER.SOURCE_NAME, *(sys.argv[1:] if arguments is None else arguments)])
+    return run_command(["prepare", NAME, *(sys.argv[1:] if arguments is None else arguments)])
 
 
 if __name__ == "__main__":

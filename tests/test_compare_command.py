@@ -61,7 +61,7 @@ def test_the_cost_of_each_training_is_noted(compared):
 
 def test_a_second_call_trains_nothing_and_gives_the_same_results(compared, capsys):
     before = (compared / "results.jsonl").read_text()
-    assert compare(compared) == 0
+    assert compare(compared, "--resume") == 0
     printed = capsys.readouterr().out
     assert printed.count("already trained") == 2
     assert "zero-shot on" not in printed
@@ -71,6 +71,11 @@ def test_a_second_call_trains_nothing_and_gives_the_same_results(compared, capsy
     assert [{**json.loads(line), "date": None, "command": None} for line in after.splitlines()] == strip
 
 
+def test_what_is_trained_is_gone_on_with_on_request_alone(compared, capsys):
+    assert compare(compared) == 1
+    assert "is trained already. Go on with this comparison by --resume" in capsys.readouterr().err
+
+
 def test_runs_with_other_settings_are_not_mixed(compared, capsys):
     assert compare(compared, "--seed", "1") == 1
     assert "was trained with other settings (seed)" in capsys.readouterr().err
@@ -78,7 +83,7 @@ def test_runs_with_other_settings_are_not_mixed(compared, capsys):
 
 def test_what_was_lost_is_done_again_and_nothing_else(compared, capsys):
     shutil.rmtree(compared / "runs" / "etp")
-    assert compare(compared, "--markdown") == 0
+    assert compare(compared, "--resume", "--markdown") == 0
     printed = capsys.readouterr().out
     assert printed.count("already trained") == 1
     assert "etp: training with recipe debug" in printed

@@ -29,7 +29,7 @@ def start(model: Path, out: Path, cache: Path, data_cache: Path) -> subprocess.P
     command = [
         sys.executable, "-m", "hf_ecgtext.cli", "evaluate", "--model", str(model), *SYNTHETIC, *SMALL,
         "--evaluations", "zero_shot", "linear_probe", "retrieval", "--protocols", "strict", "published",
-        "--fractions", "0.5", "1.0", "--out", str(out), "--cache", str(cache),
+        "--fractions", "0.5", "1.0", "--output-dir", str(out), "--cache", str(cache),
     ]  # fmt: skip
     environment = {**os.environ, "HF_DATASETS_CACHE": str(data_cache), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -75,7 +75,7 @@ def data_cache(tmp_path, monkeypatch):
 def test_pages_hold_the_tables_the_figures_and_what_failed(merl_folder, tmp_path, data_cache, capsys):
     out = tmp_path / "out"
     code = main(
-        ["evaluate", "--model", str(merl_folder), *SYNTHETIC, *SMALL, "--out", str(out), "--pages",
+        ["evaluate", "--model", str(merl_folder), *SYNTHETIC, *SMALL, "--output-dir", str(out), "--pages",
          "--evaluations", "zero_shot", "linear_probe", "--fractions", "0.0001", "--prompts", "plain", "template"]
     )  # fmt: skip
     assert code == 1
@@ -103,7 +103,7 @@ def test_several_data_are_opened_by_name_and_place(real_data, merl_folder, tmp_p
         ["evaluate", "--model", str(merl_folder), "--data", f"csn={real_data / 'csn'}", f"cpsc2018={native.parent}",
          "--data-set", "csn.split_of_others=train", "--tasks", "csn_exact",
          "cpsc2018", "--evaluations", "zero_shot", "distribution_shift", "--protocols", "strict", "published",
-         "--baselines", "--resamples", "20", "--out", str(out), "--markdown"]
+         "--baselines", "--resamples", "20", "--output-dir", str(out), "--markdown"]
     )  # fmt: skip
     printed = capsys.readouterr().out
     results = read_results(out / "results.jsonl")

@@ -62,7 +62,7 @@ model.push_to_hub("me/merl")
 processor.push_to_hub("me/merl")
 
 main = runpy.run_path(sys.argv[1])["main"]
-main(["--num-records=30", "--sampling-rate-hz=100", "--output=ecgs", "--push-to-hub=me/synthetic"])
+main(["--data-set", "num_records=30", "sampling_rate_hz=100", "--output-dir=ecgs", "--push-to-hub=me/synthetic"])
 stored = load_dataset("parquet", data_files="ecgs/data/test-*.parquet", split="train")
 
 print(json.dumps({"features": features(model, processor), "rows": stored.to_list()}, default=bytes.hex))

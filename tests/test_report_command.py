@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from benchmark_lines import DATA, all_lines, line, zero_shot_lines
-from hf_ecgtext.evaluation.scores import TaskScores
 
 from hf_ecgtext.cli import main
 from hf_ecgtext.evaluation.results import append_result
+from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.reporting.tables.all import benchmark_tables
 
 TITLES = ["--titles", "runs/merl=MERL", "runs/deri_v2=DERI"]
@@ -22,7 +22,7 @@ def write(path, lines):
 def test_report_writes_tables_latex_and_a_page(tmp_path, capsys):
     lines, out = all_lines(), tmp_path / "out"
     results = write(tmp_path / "results.jsonl", lines)
-    assert main(["report", results, "--out", str(out), "--latex", "--no-figures", *TITLES]) == 0
+    assert main(["report", results, "--output-dir", str(out), "--latex", "--no-figures", *TITLES]) == 0
     tables = benchmark_tables(lines, titles={"runs/merl": "MERL", "runs/deri_v2": "DERI"})
     markdown = (out / "tables.md").read_text(encoding="utf-8")
     latex = (out / "tables.tex").read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def test_report_writes_tables_latex_and_a_page(tmp_path, capsys):
 
 def test_figures_come_with_it(tmp_path):
     results = write(tmp_path / "results.jsonl", [line(prompts="plain"), line(prompts="plain", encoder="random")])
-    assert main(["report", results, "--out", str(tmp_path / "out")]) == 0
+    assert main(["report", results, "--output-dir", str(tmp_path / "out")]) == 0
     assert list((tmp_path / "out" / "figures").glob("*.png"))
     assert "data:image/png;base64," in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert not (tmp_path / "out" / "tables.tex").exists()
@@ -46,7 +46,7 @@ def test_figures_come_with_it(tmp_path):
 def test_several_files_are_one_run_and_the_papers_may_be_left_out(tmp_path):
     lines = zero_shot_lines()
     files = [write(tmp_path / f"{number}.jsonl", lines[number::2]) for number in range(2)]
-    assert main(["report", *files, "--out", str(tmp_path / "out"), "--no-figures", "--no-published"]) == 0
+    assert main(["report", *files, "--output-dir", str(tmp_path / "out"), "--no-figures", "--no-published"]) == 0
     markdown = (tmp_path / "out" / "tables.md").read_text(encoding="utf-8")
     assert "runs/merl" in markdown
     assert "runs/deri_v2" in markdown
@@ -76,7 +76,7 @@ def test_scores_are_found_below_the_folder(tmp_path):
     results = tmp_path / "results.jsonl"
     append_result(results, line(evaluation="linear_probe", settings=scores.settings))
     out = tmp_path / "out"
-    assert main(["report", str(results), "--scores", str(tmp_path / "scores"), "--out", str(out)]) == 0
+    assert main(["report", str(results), "--scores", str(tmp_path / "scores"), "--output-dir", str(out)]) == 0
     assert any("reliability" in path.name for path in (out / "figures").iterdir())
 
 
@@ -93,13 +93,13 @@ def test_scores_are_found_below_the_folder(tmp_path):
 def test_what_cannot_be_done_is_said_and_nothing_is_written(tmp_path, capsys, options, message):
     results = write(tmp_path / "results.jsonl", zero_shot_lines())
     out = tmp_path / "out"
-    assert main(["report", results, "--out", str(out), *options]) == 1
+    assert main(["report", results, "--output-dir", str(out), *options]) == 1
     assert message in capsys.readouterr().err
     assert not out.exists()
 
 
 def test_files_that_are_missing_empty_or_of_another_version_are_refused(tmp_path, capsys):
-    out = ["--out", str(tmp_path / "out"), "--no-figures"]
+    out = ["--output-dir", str(tmp_path / "out"), "--no-figures"]
     assert main(["report", str(tmp_path / "missing.jsonl"), *out]) == 1
     assert "missing.jsonl" in capsys.readouterr().err
     assert main(["report", write(tmp_path / "empty.jsonl", []), *out]) == 1
@@ -112,6 +112,6 @@ def test_files_that_are_missing_empty_or_of_another_version_are_refused(tmp_path
 
 def test_titles_may_belong_to_paths_with_equals_signs(tmp_path):
     results = write(tmp_path / "results.jsonl", [line(prompts="plain", checkpoint="runs/lr=1e-3")])
-    options = ["--out", str(tmp_path / "out"), "--no-figures", "--titles", "runs/lr=1e-3=MERL"]
+    options = ["--output-dir", str(tmp_path / "out"), "--no-figures", "--titles", "runs/lr=1e-3=MERL"]
     assert main(["report", results, *options]) == 0
     assert "| MERL | " in (tmp_path / "out" / "tables.md").read_text(encoding="utf-8")

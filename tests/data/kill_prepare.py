@@ -142,7 +142,9 @@ def main() -> None:
         command += ["--workers", str(options.workers), "--records-per-shard", str(RECORDS_PER_SHARD)]
 
         def start(out: Path) -> subprocess.Popen[bytes]:
-            return subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            return subprocess.Popen(
+                [*command, "--output-dir", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
 
         outputs, shards = kill_and_resume(start, lambda run: run.wait(), folder, options.kills, options.seed)
     sys.stdout.write(

@@ -451,5 +451,5 @@ def test_evaluating_on_an_old_folder_names_the_record(tmp_path, monkeypatch, mer
     for settings in ([], ["--data-set", "bad_records=replace"]):
         caplog.clear()
         command = ["evaluate", "--model", str(merl_folder), "--data", str(folder), *settings]
-        assert main([*command, "--out", str(tmp_path / "out")]) == 1
+        assert main([*command, "--output-dir", str(tmp_path / "out")]) == 1
         assert f"Record '{name}': {NO_SIGNAL}" in caplog.text

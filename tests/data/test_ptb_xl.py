@@ -268,8 +268,8 @@ def test_a_split_without_records_is_left_out_and_named(small, tmp_path, caplog):
 def test_the_script_writes_a_parquet_folder_that_load_dataset_reads_back(small, records, tmp_path, capsys):
     folder = tmp_path / "out" / "ptb-xl-parquet"
     script = load_script("ptb_xl")
-    arguments = ["--source", str(small), "--out", str(folder), "--workers=1"]
-    arguments += ["--set", "sampling_rate_hz=100", "check_version=false"]
+    arguments = ["--source", str(small), "--output-dir", str(folder), "--workers=1"]
+    arguments += ["--data-set", "sampling_rate_hz=100", "check_version=false"]
     assert script.main(arguments) == 0
     assert "train" in capsys.readouterr().out
     assert [path.name for path in folder.parent.iterdir()] == ["ptb-xl-parquet"]  # no temporary folder is left

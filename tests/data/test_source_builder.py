@@ -184,7 +184,7 @@ def load_script(name: str) -> ModuleType:
 def test_every_source_has_a_script_with_its_builder_that_takes_the_options_of_prepare(capsys):
     for name in source_names():
         script = load_script(name)
-        assert name == script.BUILDER.SOURCE_NAME
+        assert name == script.NAME
         with pytest.raises(SystemExit) as stop:
             script.main(["--help"])
         assert stop.value.code == 0
@@ -196,8 +196,8 @@ def test_the_script_prepares_a_download_sample_by_sample_and_names_what_it_skips
     bad = list(studies)[17]
     (tmp_path / "mimic" / f"{studies[bad].path}.dat").unlink()
     out = tmp_path / "prepared"
-    arguments = ["--source", str(tmp_path / "mimic"), "--out", str(out), "--workers=1"]
-    arguments += ["--set", "min_words=0", "validation_fraction=0.2", "test_fraction=0.2"]
+    arguments = ["--source", str(tmp_path / "mimic"), "--output-dir", str(out), "--workers=1"]
+    arguments += ["--data-set", "min_words=0", "validation_fraction=0.2", "test_fraction=0.2"]
     assert load_script("mimic_iv_ecg").main(arguments) == 0
     loaded = load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
     records = [item["ecg"].to_record() for split in loaded.values() for item in EcgDataset(split)]

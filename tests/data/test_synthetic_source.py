@@ -94,7 +94,7 @@ def test_the_script_writes_a_folder_that_load_dataset_reads_back(tmp_path):
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     folder = tmp_path / "synthetic"
-    script.main(["--num-records", "20", "--sampling-rate-hz", "100", "--output", str(folder)])
+    script.main(["--output-dir", str(folder), "--data-set", "num_records=20", "sampling_rate_hz=100"])
     loaded = load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
     expected = SyntheticEcgGenerator(seed=0, sampling_rate_hz=100).records(16)
     for item, record in zip(EcgDataset(loaded), expected, strict=True):

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hf_ecgtext.evaluation.scores import TaskScores
 from sklearn.metrics import roc_auc_score
 
 from hf_ecgtext.evaluation.prompt_sensitivity import prompt_sensitivity
+from hf_ecgtext.evaluation.scores import TaskScores
 
 TARGETS = (np.random.default_rng(0).random((40, 4)) < [0.5, 0.3, 0.1, 0.0]).astype(np.int8)
 LABELS = ("A", "B", "C", "D")

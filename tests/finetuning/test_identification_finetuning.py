@@ -30,7 +30,14 @@ from hf_ecgtext.leads import STANDARD_LEADS
 from hf_ecgtext.methods import get_recipe
 
 QUICK = CMELT.override(
-    scale=16.0, margin=0.2, num_train_epochs=4, per_device_train_batch_size=16, learning_rate=3e-3, disable_tqdm=True
+    {
+        "scale": 16.0,
+        "margin": 0.2,
+        "training.num_train_epochs": 4,
+        "training.per_device_train_batch_size": 16,
+        "training.learning_rate": 3e-3,
+        "training.disable_tqdm": True,
+    }
 )
 
 
@@ -112,7 +119,7 @@ def test_it_learns_to_tell_training_people_apart(model, tmp_path):
 
     recordings = EcgData("marked", "1", train=rows_of(marked, 24, str), validation=None, test=None)
     easy = identification_data(recordings, validation_fraction=0.3, unused_fraction=0.0)
-    recipe = QUICK.override(num_train_epochs=9, save_total_limit=20)
+    recipe = QUICK.override({"training.num_train_epochs": 9, "training.save_total_limit": 20})
     found = finetune_identification(*model, easy, tmp_path / "run", recipe=recipe)
     last = max((tmp_path / "run").glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
     history = json.loads((last / "trainer_state.json").read_text())["log_history"]
@@ -135,7 +142,7 @@ def test_absent_leads_do_not_matter_to_the_encoder(data, model):
 
 
 def test_an_interrupted_run_goes_on_to_the_same_weights(data, model, tuned, tmp_path):
-    recipe = QUICK.override(save_total_limit=9)
+    recipe = QUICK.override({"training.save_total_limit": 9})
     finetune_identification(*model, data, tmp_path, recipe=recipe, seed=1)
     checkpoints = sorted(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
     assert len(checkpoints) == 4
@@ -150,7 +157,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(data, model, tuned, tmp_
 
 
 def test_it_stops_when_validation_gets_no_better(data, model, tmp_path):
-    still = QUICK.override(learning_rate=0.0, num_train_epochs=9, patience=2)
+    still = QUICK.override({"training.learning_rate": 0.0, "training.num_train_epochs": 9, "patience": 2})
     found = finetune_identification(*model, data, tmp_path, recipe=still)
     # Without learning, BatchNorm's statistics still move, so the best epoch may not be the first one.
     assert found.details["epochs"] == found.details["best_epoch"] + 2 or found.details["epochs"] == 9
@@ -165,9 +172,10 @@ def test_the_baseline_has_no_bias_from_the_other_leads(data, model):
 
 def test_the_name_of_a_changed_recipe_says_what_was_changed():
     assert CMELT.name == "cmelt"
-    assert CMELT.override(margin=0.5, num_train_epochs=3).name == "cmelt margin=0.5 num_train_epochs=3"
-    with pytest.raises(ValueError, match="decides seed itself"):
-        CMELT.override(seed=3)
+    assert CMELT.override({"margin": 0.5, "training.num_train_epochs": 3}).name == "cmelt margin=0.5 num_train_epochs=3"
+    for name in ("training.seed", "num_train_epochs"):
+        with pytest.raises(ValueError, match=rf"Cannot set '{name}': write scale, margin, patience, or training\."):
+            CMELT.override({name: 3})
 
 
 def test_data_without_segments_are_refused(model, tmp_path):
@@ -186,6 +194,7 @@ def test_the_command_fine_tunes_and_prints_on_real_samples_of_physionet_2021(rea
     assert "names no patient with two recordings" in capsys.readouterr().err
     results = tmp_path / "results.jsonl"
     settings = ["num_train_epochs=1", "per_device_train_batch_size=32", "disable_tqdm=true"]
+    settings = [f"training.{setting}" for setting in settings]
     more = ["--split", "validation", "--leads", "2", "--finetune", "--results", str(results), "--set", *settings]
     assert main([*command, *more]) == 0
     lines = read_results(results)
@@ -209,7 +218,10 @@ def cache(folder):
 
 def test_a_warm_up_as_long_as_the_fine_tuning_is_refused(model, data, tmp_path):
     with pytest.raises(ValueError, match=r"warmup_steps=500 does not fit a run of \d+ steps"):
-        finetune_identification(*model, data, tmp_path / "long", recipe=QUICK.override(warmup_steps=500))
-    absolute = {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 900}}
+        finetune_identification(*model, data, tmp_path / "long", recipe=QUICK.override({"training.warmup_steps": 500}))
+    absolute = {
+        "training.lr_scheduler_type": "warmup_stable_decay",
+        "training.lr_scheduler_kwargs": {"num_decay_steps": 900},
+    }
     with pytest.raises(ValueError, match="num_decay_steps must be a share of the run"):
-        finetune_identification(*model, data, tmp_path / "decay", recipe=QUICK.override(**absolute))
+        finetune_identification(*model, data, tmp_path / "decay", recipe=QUICK.override(absolute))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
 
@@ -19,12 +18,13 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from hf_ecgtext.commands.options import explain_settings, parse_settings
-from hf_ecgtext.commands.train import add_arguments, check_training_settings
+from hf_ecgtext.commands.options import parse_settings
 from hf_ecgtext.encoders.text import tiny_bert_tokenizer
 from hf_ecgtext.methods import get_recipe, method_names
 from hf_ecgtext.training import EcgTextTrainingArguments
 from hf_ecgtext.training.collator import EcgTextCollator
+from hf_ecgtext.training.settings import check_training_settings, explain_settings
+from hf_ecgtext_cli.main import build_parser
 
 ABLATIONS = ablations()
 # Rows of each table or figure of the papers; a method that is not here has none.
@@ -62,14 +62,13 @@ def test_the_numbers_are_the_paper_s_row_by_row_or_column_by_column(method, pape
 
 @pytest.mark.parametrize("method", method_names())
 def test_the_commands_above_the_tables_are_the_train_command_s(method):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    parser = build_parser()
     found = []
     for line in commands(sections()[method]):
         program, script, *words = shlex.split(line)
         assert (program, script) == ("python", "train.py")
         assert words[-2:] == ["--set", "..."], "the tables say what comes here"
-        arguments = parser.parse_args(words[:-2])
+        arguments = parser.parse_args(["train", *words[:-2]])
         found.append((arguments.method, arguments.recipe, arguments.data))
     assert found == [(method, "paper", "mimic_iv_ecg"), (method, "ptb_xl_100hz", "ptb_xl")]
 

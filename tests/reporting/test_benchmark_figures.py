@@ -5,9 +5,9 @@ import logging
 
 import numpy as np
 import pytest
-from hf_ecgtext.evaluation.scores import TaskScores
 
 from hf_ecgtext.evaluation.results import EvaluationResult
+from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.evaluation.statistics.calibration import calibrate
 from hf_ecgtext.evaluation.statistics.calibration_metrics import wilson_interval
 from hf_ecgtext.reporting.figures.album import draw_all

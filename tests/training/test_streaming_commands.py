@@ -43,7 +43,7 @@ def test_two_processes_train_on_a_prepared_folder(prepared, tmp_path):
     finished = launch(
         ["train.py", *MERL, *settings, "--data", str(prepared), "--output-dir", str(output)], tmp_path, num_processes=2
     )
-    assert "tiny: 368 / 40 / 70 records." in finished.stdout
+    assert "368 train, 40 validation, 70 test (" in finished.stdout
     assert "Trained 14 steps on 2 process(es)." in finished.stdout
     assert AutoModel.from_pretrained(output).config.model_type == "merl"
 
@@ -88,7 +88,7 @@ def test_data_with_a_test_split_only_can_be_evaluated_but_not_trained_on(merl_fo
     data = ["--data", str(tmp_path / "data")]
     assert main(["train", *MERL, *data, "--output-dir", str(tmp_path / "out")]) == 1
     assert "tiny has no train split here; it has: test." in capsys.readouterr().err
-    evaluate = ["evaluate", "--model", str(merl_folder), *data, "--out", str(tmp_path / "evaluation")]
+    evaluate = ["evaluate", "--model", str(merl_folder), *data, "--output-dir", str(tmp_path / "evaluation")]
     assert main(evaluate) == 1
     printed = capsys.readouterr().out
     assert "Not evaluated: zero_shot of " in printed

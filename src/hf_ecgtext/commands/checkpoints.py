@@ -9,7 +9,6 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, AutoModel, AutoProcessor
-from transformers.utils import logging as transformers_logging
 
 from hf_ecgtext.errors import CheckpointError
 from hf_ecgtext.methods.base import EcgTextConfig
@@ -32,16 +31,6 @@ def load_checkpoint(name_or_path: str) -> tuple[Any, EcgTextProcessor]:
         CheckpointError: If there is no such checkpoint, or it holds no complete ECG-text model with its processor.
     """
     _check_name(name_or_path)
-    show_progress = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        return _load(name_or_path)
-    finally:
-        if show_progress:
-            transformers_logging.enable_progress_bar()
-
-
-def _load(name_or_path: str) -> tuple[Any, EcgTextProcessor]:
     try:
         config = AutoConfig.from_pretrained(name_or_path)
         is_ours = isinstance(config, EcgTextConfig)

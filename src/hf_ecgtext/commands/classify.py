@@ -14,15 +14,6 @@ _MEANING = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("records", nargs="+", help="WFDB records, with or without extension")
-    parser.add_argument("--model", required=True, help="folder or Hub repository of a trained model")
-    parser.add_argument("--labels", nargs="+", required=True, help="what to look for, such as 'atrial fibrillation'")
-    parser.add_argument("--template", default="{}", help="wraps each label (default: %(default)s)")
-    parser.add_argument("--exclusive", action="store_true", help="exactly one label is true: scores sum to one")
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Classify and print."""
     model, processor = load_checkpoint(arguments.model)

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from hf_ecgtext.commands import train
 from hf_ecgtext.commands.checkpoints import load_checkpoint
-from hf_ecgtext.commands.options import add_data_options, add_seen_option, parse_settings
+from hf_ecgtext.commands.options import parse_settings
+from hf_ecgtext.commands.train import count_parameters, describe_training
 from hf_ecgtext.data.ledger import load_ledger
 from hf_ecgtext.data.opening import data_name, open_data
 from hf_ecgtext.data.tasks import EcgData
@@ -23,28 +23,13 @@ from hf_ecgtext.harness.entrants import Entrant, RandomEntrant, TrainedEntrant
 from hf_ecgtext.harness.matrix import run_matrix
 from hf_ecgtext.harness.plan import MatrixPlan
 from hf_ecgtext.io import written_whole
-from hf_ecgtext.methods import get_recipe, method_names
+from hf_ecgtext.methods import get_recipe
 from hf_ecgtext.reporting.comparison import comparison_table, runs_table
 from hf_ecgtext.training.checkpoints import last_complete_checkpoint
+from hf_ecgtext.training.run import train
 
 # Options that decide what a training gives; a comparison never mixes runs in which they differ.
 _TRAINING_SETTINGS = ("recipe", "data", "data_set", "overrides", "seed")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--methods", nargs="+", default=method_names(), choices=method_names(), help="default: all")
-    parser.add_argument("--recipe", default="ptb_xl_100hz", help="a recipe that all of them have (%(default)s)")
-    parser.add_argument("--reference", default="merl", help="the method that differences are taken to (%(default)s)")
-    add_data_options(parser, default="ptb_xl")
-    add_seen_option(parser)
-    parser.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="NAME=VALUE", help="as in train")
-    parser.add_argument("--prompts", nargs="+", default=["plain", "members"], help="prompt sets or JSON files")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and bootstrap (%(default)s)")
-    parser.add_argument("--random-encoders", type=int, default=5, help="baseline encoders each (%(default)s)")
-    parser.add_argument("--output-dir", type=Path, default=Path("outputs/compare"), help="default: %(default)s")
-    parser.add_argument("--results", type=Path, help="write all result lines to this .jsonl file")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown instead of plain tables")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -76,6 +61,11 @@ def _train(method: str, folder: Path, arguments: argparse.Namespace) -> None:
                 f"'{folder}' was trained with other settings ({', '.join(differing)}). Repeat those, choose another "
                 "--output-dir, or delete the folder."
             )
+        if not arguments.resume:
+            raise FileExistsError(
+                f"'{folder}' is trained already. Go on with this comparison by --resume, choose another "
+                "--output-dir, or delete it."
+            )
         print(f"{method}: already trained, {folder}.")
         return
     if (folder / "config.json").is_file():
@@ -84,34 +74,31 @@ def _train(method: str, folder: Path, arguments: argparse.Namespace) -> None:
         )
     print(f"{method}: training with recipe {arguments.recipe} ...")
     started = time.monotonic()
-    resume = last_complete_checkpoint(folder) is not None
-    options = argparse.Namespace(
-        method=method,
-        recipe=arguments.recipe,
+    resumed = arguments.resume and last_complete_checkpoint(folder) is not None
+    outcome = train(
+        method,
+        arguments.recipe,
         data=arguments.data,
         data_dir=arguments.data_dir,
-        data_set=arguments.data_set,
         output_dir=folder,
-        overrides=arguments.overrides,
+        settings=parse_settings(arguments.overrides),
+        data_settings=parse_settings(arguments.data_set),
         seed=arguments.seed,
-        resume=resume,
-        prompts=[],
-        no_zero_shot=True,
-        allow_seen=arguments.allow_seen,
+        resume=resumed,
+        before_training=describe_training,
     )
-    train.run(options)
-    state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-    model, _ = load_checkpoint(str(folder))
-    best = state.get("best_global_step")
+    state = outcome.trainer.state
+    best = state.best_global_step
+    total, trained = count_parameters(outcome.trainer.model)
     run = {
         "settings": settings,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "trained_parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        "steps": state["global_step"],
-        "batch_size": state["train_batch_size"],
-        "best_epoch": best * state["epoch"] / state["global_step"] if best else None,
+        "parameters": total,
+        "trained_parameters": trained,
+        "steps": state.global_step,
+        "batch_size": state.train_batch_size,
+        "best_epoch": best * (state.epoch or 0.0) / state.global_step if best else None,
         "seconds": round(time.monotonic() - started, 1),
-        "resumed": resume,  # then the seconds are those of the last part only
+        "resumed": resumed,  # then the seconds are those of the last part only
         "threads": torch.get_num_threads(),
     }
     _write(_run_file(folder), [json.dumps(run, indent=2)])
@@ -125,7 +112,8 @@ def _evaluate(folders: dict[str, Path], data: EcgData, arguments: argparse.Names
     ]
     rows: list[Entrant] = [*trained]
     if arguments.random_encoders:
-        rows += [RandomEntrant(entrant, range(arguments.random_encoders)) for entrant in trained]
+        seeds = range(arguments.seed, arguments.seed + arguments.random_encoders)
+        rows += [RandomEntrant(entrant, seeds) for entrant in trained]
     plan = MatrixPlan(
         entrants=rows,
         data=[data],

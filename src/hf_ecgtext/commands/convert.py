@@ -18,7 +18,6 @@ from transformers import PROCESSOR_MAPPING, AutoConfig, AutoTokenizer
 from hf_ecgtext import methods
 from hf_ecgtext.errors import CheckpointError
 from hf_ecgtext.methods.conversion import (
-    LEAD_ORDERS,
     Content,
     Converter,
     check_vocabulary,
@@ -87,23 +86,6 @@ def recognise(names: Collection[str], method: str = "auto") -> tuple[str, Conten
     raise CheckpointError(
         f"This is no {wanted} ({', '.join(convertible_methods())} can). It holds {len(names)} tensors; the first: "
         f"{list(names)[:5]}."
-    )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("checkpoint", type=Path, help="the published file: a pickle of weights, or safetensors")
-    parser.add_argument("--output-dir", type=Path, required=True, help="new folder for model and processor")
-    parser.add_argument(
-        "--method", default="auto", choices=["auto", *convertible_methods()], help="auto reads it off the weights"
-    )
-    parser.add_argument(
-        "--text-model",
-        help="name or folder of the text encoder inside the file, for its config and tokenizer (default: the one that "
-        "the authors used, from the Hub); a file of the ECG encoder alone needs none",
-    )
-    parser.add_argument(
-        "--lead-order", choices=list(LEAD_ORDERS), help="of the weights (default: what is known of the published ones)"
     )
 
 

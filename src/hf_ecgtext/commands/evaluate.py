@@ -9,81 +9,23 @@ from pathlib import Path
 import torch
 
 from hf_ecgtext.commands.checkpoints import load_checkpoint
-from hf_ecgtext.commands.options import add_seen_option, explain_settings, parse_settings
+from hf_ecgtext.commands.options import parse_settings
 from hf_ecgtext.commands.report import write_pages
 from hf_ecgtext.data.ledger import load_ledger
-from hf_ecgtext.data.opening import data_name, data_names, open_data
+from hf_ecgtext.data.opening import data_name, open_data
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
-from hf_ecgtext.evaluation.protocols import EvaluationProtocol, get_protocol, protocol_names
+from hf_ecgtext.evaluation.protocols import EvaluationProtocol, get_protocol
 from hf_ecgtext.evaluation.results import EvaluationResult, write_results
 from hf_ecgtext.evaluation.statistics.retrieval_ranks import METRICS as RETRIEVAL_METRICS
-from hf_ecgtext.harness.baselines import BASELINES, baseline_entrants
+from hf_ecgtext.harness.baselines import baseline_entrants
 from hf_ecgtext.harness.entrants import Entrant, TrainedEntrant
 from hf_ecgtext.harness.matrix import MatrixOutcome, run_matrix
-from hf_ecgtext.harness.plan import EVALUATIONS, MatrixPlan
+from hf_ecgtext.harness.plan import MatrixPlan
 from hf_ecgtext.reporting.figures.embeddings import EmbeddedTask
 from hf_ecgtext.reporting.tables.all import benchmark_tables
 from hf_ecgtext.reporting.tables.render import Style, per_class_table
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--model", nargs="+", required=True, help="folders or Hub repositories of trained models")
-    parser.add_argument(
-        "--data",
-        nargs="+",
-        default=["synthetic"],
-        metavar="NAME[=PLACE]",
-        help=f"{', '.join(data_names())}, each with its download or prepared folder; or prepared folders alone "
-        "(default: synthetic)",
-    )
-    parser.add_argument("--data-dir", help="the place of --data, if it is one name")
-    parser.add_argument(
-        "--data-set",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="options of the data, such as report=12sl; with several data, ptb_xl.report=12sl",
-    )
-    parser.add_argument("--tasks", nargs="+", help="such as ptbxl_super (default: all tasks of the data)")
-    parser.add_argument(
-        "--evaluations", nargs="+", default=["zero_shot"], choices=list(EVALUATIONS), help="default: zero_shot"
-    )
-    parser.add_argument(
-        "--protocols",
-        nargs="+",
-        default=["strict"],
-        metavar="NAME[:SWITCH=VALUE,...]",
-        help=f"{', '.join(protocol_names())}; or with other switches: published:probe_solver=cmelt (default: strict)",
-    )
-    parser.add_argument(
-        "--prompts", nargs="+", default=["plain"], help="prompt sets, JSON files, or ensembles such as plain+members"
-    )
-    parser.add_argument(
-        "--fractions", nargs="+", type=float, default=[0.01, 0.1, 1.0], help="of the training labels, for probes"
-    )
-    parser.add_argument(
-        "--baselines", nargs="*", default=list(BASELINES), choices=list(BASELINES), help="default: all of them"
-    )
-    parser.add_argument("--random-encoders", type=int, default=3, help="random twins per model (%(default)s)")
-    parser.add_argument("--reference", help="the model that differences are taken to (default: the first)")
-    add_seen_option(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of draws, resamples and baselines (%(default)s)")
-    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("outputs/evaluation"), help="default: %(default)s")
-    parser.add_argument("--cache", type=Path, help="folder of cached features (default: features in --out)")
-    parser.add_argument("--results", type=Path, help="also write all lines to this .jsonl or .jsonl.gz file")
-    parser.add_argument(
-        "--pages", action="store_true", help="also write tables, figures and one HTML page into --out (extra plots)"
-    )
-    parser.add_argument("--batch-size", type=int, default=64, help="records per forward pass (%(default)s)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read records (%(default)s)")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="default: %(default)s")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
-    parser.add_argument("--all-tables", action="store_true", help="print the tables of all metrics, not of AUROC only")
-    parser.add_argument("--per-class", action="store_true", help="also print every class of the zero-shot answers")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown instead of plain tables")
+from hf_ecgtext.training.settings import explain_settings
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -92,9 +34,10 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         `int`: 0, or 1 if some cells could not be evaluated; they are listed.
     """
-    models = [load_entrant(name, arguments.device, arguments.dtype, arguments.seed) for name in arguments.model]
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    models = [load_entrant(name, device, arguments.dtype, arguments.seed) for name in arguments.model]
     data = open_all(arguments.data, arguments.data_dir, arguments.data_set)  # takes longer than a wrong folder's name
-    cache_folder = arguments.cache or arguments.out / "features"
+    cache_folder = arguments.cache or arguments.output_dir / "features"
     rows: list[Entrant] = [*models]
     rows += baseline_entrants(
         arguments.baselines,
@@ -118,11 +61,11 @@ def run(arguments: argparse.Namespace) -> int:
         allow_seen=arguments.allow_seen,
     )
     cache = FeatureCache(cache_folder, batch_size=arguments.batch_size, num_workers=arguments.workers)
-    outcome = run_matrix(plan, arguments.out, cache)
+    outcome = run_matrix(plan, arguments.output_dir, cache)
     present(outcome, arguments)
     if arguments.pages and outcome.results:
         write_pages(
-            arguments.out / "pages",
+            arguments.output_dir / "pages",
             outcome.results,
             outcome.scores,
             titles=_titles(arguments.model),
@@ -195,7 +138,7 @@ def _embedded_tasks(plan: MatrixPlan, models: Sequence[TrainedEntrant], cache: F
 
 def present(outcome: MatrixOutcome, arguments: argparse.Namespace) -> None:
     """Print the tables and what failed, and copy the lines where they were asked for."""
-    lines = arguments.out / "results.jsonl"
+    lines = arguments.output_dir / "results.jsonl"
     if arguments.results:
         write_results(arguments.results, outcome.results)
     style: Style = "markdown" if arguments.markdown else "terminal"
@@ -206,7 +149,7 @@ def present(outcome: MatrixOutcome, arguments: argparse.Namespace) -> None:
     if arguments.per_class:
         for table_text in _class_tables(outcome.results, style):
             print(table_text)
-    print(f"{len(outcome.results)} result lines: {lines}. Pages: hf-ecgtext report {lines} --out FOLDER")
+    print(f"{len(outcome.results)} result lines: {lines}. Pages: hf-ecgtext report {lines} --output-dir FOLDER")
     for title, problem in outcome.failed.items():
         print(f"Not evaluated: {title}: {problem}")
 

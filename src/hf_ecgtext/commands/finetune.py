@@ -4,64 +4,25 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from hf_ecgtext.commands.checkpoints import load_checkpoint
-from hf_ecgtext.commands.options import (
-    add_data_options,
-    add_overrides_option,
-    add_seen_option,
-    explain_settings,
-    parse_settings,
-)
-from hf_ecgtext.commands.train import check_training_settings
+from hf_ecgtext.commands.options import parse_settings
 from hf_ecgtext.data.opening import open_data
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.frame import EvaluatedTask
 from hf_ecgtext.evaluation.protocols import STRICT
-from hf_ecgtext.evaluation.results import EvaluationResult, append_result, read_results
+from hf_ecgtext.evaluation.results import EvaluationResult, write_results
 from hf_ecgtext.finetuning import cinc2021
 from hf_ecgtext.finetuning.finetune import Finetuned, finetune
 from hf_ecgtext.finetuning.lead_subsets import LEAD_SUBSETS
 from hf_ecgtext.finetuning.lora import LoraSettings
-from hf_ecgtext.finetuning.recipes import finetuning_recipe_names, get_finetuning_recipe
+from hf_ecgtext.finetuning.recipes import get_finetuning_recipe
 from hf_ecgtext.harness.summary import task_results
 from hf_ecgtext.reporting.tables.all import benchmark_tables
 from hf_ecgtext.reporting.tables.render import Style
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--model", required=True, help="folder or Hub repository of a trained model")
-    add_data_options(parser)
-    parser.add_argument("--task", help="what to learn; may be left out where the data has one task only")
-    parser.add_argument(
-        "--leads",
-        nargs="+",
-        type=int,
-        default=[12],
-        choices=list(LEAD_SUBSETS),
-        help="numbers of leads, one training each: " + "; ".join(f"{n}: {_named(n)}" for n in LEAD_SUBSETS),
-    )
-    parser.add_argument(
-        "--recipe", default="default", choices=finetuning_recipe_names(), help="how long and how fast (%(default)s)"
-    )
-    parser.add_argument("--lora", action="store_true", help="train low-rank adapters and the head only (peft)")
-    add_overrides_option(
-        parser,
-        "training.X=..., patience=..., classifier_dropout=..., and lora.rank, lora.alpha, "
-        "lora.dropout, lora.target_modules",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of head and order (default: %(default)s)")
-    parser.add_argument("--output-dir", type=Path, required=True, help="gets a folder for each number of leads")
-    parser.add_argument("--resume", action="store_true", help="go on with what is in --output-dir")
-    add_seen_option(parser)
-    parser.add_argument("--results", type=Path, help="result lines (default: results.jsonl in --output-dir)")
-    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default: %(default)s)")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown instead of plain tables")
+from hf_ecgtext.training.settings import check_training_settings, explain_settings
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -80,7 +41,6 @@ def run(arguments: argparse.Namespace) -> None:
     with explain_settings("--data-set", data_settings):
         data = open_data(arguments.data, arguments.data_dir, **data_settings)
     task = _task(data, arguments.task)
-    file: Path = arguments.results or arguments.output_dir / "results.jsonl"
     results: list[EvaluationResult] = []
     for number in dict.fromkeys(arguments.leads):
         print(f"{task.name} with {_named(number)}", flush=True)
@@ -103,9 +63,10 @@ def run(arguments: argparse.Namespace) -> None:
             f"{details['validation_score']:.4f}). Saved to {outcome.folder}.",
             flush=True,
         )
-        lines = _results(outcome, task, arguments.seed, arguments.resamples)
-        _append_new(file, lines)
-        results += lines
+        results += _results(outcome, task, arguments.seed, arguments.resamples)
+        write_results(arguments.output_dir / "results.jsonl", results)
+    if arguments.results:
+        write_results(arguments.results, results)
     style: Style = "markdown" if arguments.markdown else "terminal"
     for table in benchmark_tables(results):
         print(f"\n{table.render(style)}")
@@ -138,19 +99,6 @@ def _lora(settings: Mapping[str, Any]) -> LoraSettings:
     if unknown := sorted(set(given) - set(known)):
         raise ValueError(f"--set lora.{unknown[0]}: there is no such setting; there are {', '.join(known)}.")
     return LoraSettings(**given)
-
-
-def _append_new(file: Path, lines: list[EvaluationResult]) -> None:
-    """Add the lines that the file does not hold yet: a resumed run comes by what was done before."""
-    present = {_cell(line) for line in read_results(file)} if file.is_file() else set()
-    for line in lines:
-        if _cell(line) not in present:
-            append_result(file, line)
-
-
-def _cell(line: EvaluationResult) -> tuple[str, ...]:
-    values = (line.checkpoint, line.task, line.evaluation, line.protocol, line.metric, line.min_positives, line.seed)
-    return tuple(json.dumps(value) for value in (*values, line.settings, line.data, line.value))
 
 
 def _named(number: int) -> str:

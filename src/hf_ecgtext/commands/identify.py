@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from hf_ecgtext.commands.checkpoints import load_checkpoint
-from hf_ecgtext.commands.options import (
-    add_data_options,
-    add_overrides_option,
-    add_seen_option,
-    explain_settings,
-    parse_settings,
-)
+from hf_ecgtext.commands.options import parse_settings
 from hf_ecgtext.data.ledger import load_ledger
 from hf_ecgtext.data.opening import open_data
 from hf_ecgtext.data.sources.cinc2021.segments import identification_data
@@ -23,7 +16,7 @@ from hf_ecgtext.evaluation.contamination import check_contamination
 from hf_ecgtext.evaluation.downstream.identification import evaluate_identification
 from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
 from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns
-from hf_ecgtext.evaluation.results import EvaluationResult, append_result
+from hf_ecgtext.evaluation.results import EvaluationResult, write_results
 from hf_ecgtext.evaluation.scores import NOT_CONTAMINATED
 from hf_ecgtext.finetuning.identification import (
     CMELT,
@@ -32,30 +25,11 @@ from hf_ecgtext.finetuning.identification import (
     finetune_identification,
     identification_baseline,
 )
-from hf_ecgtext.finetuning.lead_subsets import LEAD_SUBSETS, lead_subset
+from hf_ecgtext.finetuning.lead_subsets import lead_subset
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.reporting.tables.all import benchmark_tables
 from hf_ecgtext.reporting.tables.render import Style
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--model", required=True, help="folder or Hub repository of a trained model")
-    add_data_options(parser, default="cinc2021")
-    add_seen_option(parser)
-    parser.add_argument("--split", default="test", choices=["validation", "test"])
-    parser.add_argument("--leads", nargs="+", type=int, default=[12], choices=list(LEAD_SUBSETS), help="default: 12")
-    parser.add_argument("--finetune", action="store_true", help="train on the training people first")
-    add_overrides_option(
-        parser,
-        "scale, margin, patience, or a training setting such as num_train_epochs=20",
-    )
-    parser.add_argument("--resume", action="store_true", help="go on from the last complete checkpoints")
-    parser.add_argument("--output-dir", type=Path, default=Path("outputs/identification"), help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="of fine-tuning and bootstrap (default: %(default)s)")
-    parser.add_argument("--random-encoders", type=int, default=5, help="baseline encoders (default: %(default)s)")
-    parser.add_argument("--results", type=Path, help="append the result lines to this .jsonl file")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown instead of plain tables")
+from hf_ecgtext.training.settings import check_training_settings, explain_settings
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -63,7 +37,8 @@ def run(arguments: argparse.Namespace) -> None:
     settings, data_settings = parse_settings(arguments.overrides), parse_settings(arguments.data_set)
     if settings and not arguments.finetune:
         raise ValueError("--set changes the fine-tuning; add --finetune.")
-    recipe = CMELT.override(**settings) if settings else CMELT
+    check_training_settings(settings)
+    recipe = CMELT.override(settings)
     model, processor = load_checkpoint(arguments.model)
     with explain_settings("--data-set", data_settings):
         data = identification_data(open_data(arguments.data, arguments.data_dir, **data_settings))
@@ -91,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
             ):
                 results.append(result)
                 if arguments.results:
-                    append_result(arguments.results, result)
+                    write_results(arguments.results, results)
     style: Style = "markdown" if arguments.markdown else "terminal"
     for table in benchmark_tables(results):
         print(f"\n{table.render(style)}")
@@ -130,6 +105,6 @@ def _rows(
         runs = EncoderRuns(name, "trained", (tuned.encoder,), arguments.seed, tuned.ledger)
         yield runs, seen, {"training": recipe.name}, tuned.details
     if arguments.random_encoders:
-        seeds = range(arguments.random_encoders)
+        seeds = range(arguments.seed, arguments.seed + arguments.random_encoders)
         runs = identification_baseline(model, processor, data, leads, name, seeds)
         yield runs, NOT_CONTAMINATED, {"training": "none"}, {}

@@ -17,36 +17,18 @@ from hf_ecgtext.reporting.tables.all import benchmark_tables
 from hf_ecgtext.reporting.tables.render import NamedTable, Style
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("results", type=Path, nargs="+", help="files of result lines (.jsonl)")
-    parser.add_argument("--scores", type=Path, help="folder of the scores behind the lines, for reliability plots")
-    parser.add_argument("--out", type=Path, required=True, help="folder for tables.md, figures and index.html")
-    parser.add_argument("--latex", action="store_true", help="also write tables.tex (needs the package booktabs)")
-    parser.add_argument(
-        "--titles",
-        nargs="+",
-        default=[],
-        metavar="CHECKPOINT=NAME",
-        help="how checkpoints are called, in the order of the rows (default: their names as they are)",
-    )
-    parser.add_argument("--title", default="ECG-text benchmark", help="of the page (%(default)s)")
-    parser.add_argument("--no-published", action="store_true", help="leave the papers' numbers out")
-    parser.add_argument("--no-figures", action="store_true", help="tables only; matplotlib is not needed")
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Write everything."""
     results = [result for path in arguments.results for result in read_results(path)]
     write_pages(
-        arguments.out,
+        arguments.output_dir,
         results,
         read_scores(arguments.scores) if arguments.scores else [],
         titles=parse_titles(arguments.titles, results),
         title=arguments.title,
-        published=not arguments.no_published,
+        published=arguments.published,
         latex=arguments.latex,
-        figures=not arguments.no_figures,
+        figures=arguments.figures,
     )
 
 

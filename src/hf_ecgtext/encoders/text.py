@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -199,14 +202,15 @@ def load_text_model(
     source = _minilm_folder() if name_or_path == MINILM else name_or_path
     config = AutoConfig.from_pretrained(source)
     auto_class = _auto_class(config)
-    model, info = auto_class.from_pretrained(
-        source,
-        config=config,
-        dtype=torch.float32,  # a half-precision checkpoint would not fit the float32 rest of the model
-        use_safetensors=True,
-        output_loading_info=True,
-        **_pooler_option(config, pooling),
-    )
+    with _without_report_of_unexpected_weights():
+        model, info = auto_class.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,  # a half-precision checkpoint would not fit the float32 rest of the model
+            use_safetensors=True,
+            output_loading_info=True,
+            **_pooler_option(config, pooling),
+        )
     missing = sorted(info["missing_keys"])
     if missing:
         hint = " It has no trained pooler; use text_pooling='mean' or 'cls'." if "pooler" in missing[0] else ""
@@ -236,6 +240,26 @@ def tiny_bert_config(vocab_size: int) -> BertConfig:
         intermediate_size=128,
         max_position_embeddings=128,
     )
+
+
+@contextmanager
+def _without_report_of_unexpected_weights() -> Iterator[None]:
+    """Silence the table of weights that the tower does not need, such as a pooler or the head of a language model.
+
+    A table with anything else in it (missing weights, other shapes) still appears.
+    """
+
+    def says_more(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        problems = ("MISSING", "MISMATCH", "CONVERSION")
+        return "LOAD REPORT" not in message or any(problem in message for problem in problems)
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(says_more)
+    try:
+        yield
+    finally:
+        logger.removeFilter(says_more)
 
 
 def _minilm_folder() -> str:

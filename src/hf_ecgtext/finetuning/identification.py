@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset as TorchDataset
-from transformers import PrinterCallback, TrainingArguments
+from transformers import TrainingArguments
 
 from hf_ecgtext.data.ledger import TRAINING_SPLIT, TrainingLedger, continued_ledger
 from hf_ecgtext.data.random_crops import RandomCrops
@@ -41,6 +41,7 @@ from hf_ecgtext.training.checkpoints import last_complete_checkpoint, last_intac
 from hf_ecgtext.training.crops import CropEpochs
 from hf_ecgtext.training.launch import check_launch
 from hf_ecgtext.training.output_lock import found_by_main_process, locked_output
+from hf_ecgtext.training.progress import TrainingProgress
 from hf_ecgtext.training.resumable_trainer import ResumableTrainer
 from hf_ecgtext.training.schedule_checks import check_run_length, check_schedule_of_transformers
 from hf_ecgtext.training.schedules import schedule_of_transformers
@@ -75,21 +76,30 @@ class IdentificationRecipe:
         }
     )
 
-    def override(self, **settings: Any) -> IdentificationRecipe:
+    def override(self, settings: Mapping[str, Any]) -> IdentificationRecipe:
         """A copy with some settings changed; its name says which.
 
         Args:
-            settings: `scale`, `margin`, `patience`, and fields of [`~transformers.TrainingArguments`].
+            settings (`Mapping[str, Any]`): `scale`, `margin`, `patience`, or `training.X`.
 
         Raises:
-            ValueError: If fine-tuning decides a setting itself.
+            ValueError: If there is no such setting, or fine-tuning decides it itself.
             TypeError: Later, if there is no such training setting.
         """
-        if decided := sorted(_DECIDED_HERE & set(settings)):
-            raise ValueError(f"Identification decides {', '.join(decided)} itself.")
-        own = {name: value for name, value in settings.items() if name in ("scale", "margin", "patience")}
-        training = {name: value for name, value in settings.items() if name not in own}
-        changes = [f"{name}={value}" for name, value in sorted(settings.items())]
+        own: dict[str, Any] = {}
+        training: dict[str, Any] = {}
+        for name, value in settings.items():
+            group, _, rest = name.partition(".")
+            if name in ("scale", "margin", "patience"):
+                own[name] = value
+            elif group == "training" and rest and rest not in _DECIDED_HERE:
+                training[rest] = value
+            else:
+                raise ValueError(
+                    f"Cannot set '{name}': write scale, margin, patience, or training. and a setting other than "
+                    f"{', '.join(sorted(_DECIDED_HERE))}."
+                )
+        changes = [f"{name}={value}" for name, value in sorted({**own, **training}.items())]
         return dataclasses.replace(
             self, **own, training={**self.training, **training}, name=" ".join([self.name, *changes])
         )
@@ -206,7 +216,7 @@ class _IdentificationTrainer(ResumableTrainer):
         self.encoder = encoder
         self.data = data
         if self.args.disable_tqdm:
-            self.remove_callback(PrinterCallback)
+            self.remove_callback(TrainingProgress)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         if self.state.global_step < num_training_steps:  # a run that is resumed at its end trains no more

@@ -56,7 +56,7 @@ def predict_logits(
     parts = []
     try:
         for record_ids, owners, inputs in tqdm(
-            loader, desc=title, unit="batch", disable=not show_progress, leave=False
+            loader, desc=title, unit="batch", disable=None if show_progress else True, leave=False
         ):
             signals = {name: inputs[name].to(device) for name in ("ecg_values", "lead_mask")}
             by_window = model(**signals).logits.float().cpu()

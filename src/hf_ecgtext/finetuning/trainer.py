@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from hf_ecgtext.data.ledger import TrainingLedger
 from hf_ecgtext.finetuning.labelled_records import LabelCollator, LabelledSplit, Preparation
 from hf_ecgtext.finetuning.prediction import predict_logits
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
+from hf_ecgtext.training.progress import TrainingProgress
 
 SCORE = "score"
 """Name of the validation score in the Trainer's logs, behind `eval_`."""
@@ -62,7 +63,7 @@ class FinetuningTrainer(EcgTextTrainer):
         self.validation = validation
         self.score = score
         if args.disable_tqdm:
-            self.remove_callback(PrinterCallback)
+            self.remove_callback(TrainingProgress)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

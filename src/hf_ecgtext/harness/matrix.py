@@ -75,7 +75,7 @@ def run_matrix(
     outcome = MatrixOutcome()
     cells = list(_cells(plan, cache, contamination))
     answered: list[tuple[dict[str, Any], TaskScores | RetrievalRanks]] = []
-    for cell in tqdm(cells, desc="Evaluating", unit="cell", disable=not show_progress):
+    for cell in tqdm(cells, desc="Evaluating", unit="cell", disable=None if show_progress else True):
         done = _done(cell, store, outcome.failed)
         if done is not None:
             outcome.results.extend(done.results)
@@ -83,7 +83,9 @@ def run_matrix(
             answers: tuple[TaskScores | RetrievalRanks, ...] = (*done.scores, *done.ranks)
             answered.extend((cell.description, answer) for answer in answers)
     comparisons = list(comparison_cells(plan, answered))
-    for cell in tqdm(comparisons, desc="Comparing", unit="pair", disable=not (show_progress and comparisons)):
+    for cell in tqdm(
+        comparisons, desc="Comparing", unit="pair", disable=None if show_progress and comparisons else True
+    ):
         done = _done(cell, store, outcome.failed)
         if done is not None:
             outcome.results.extend(done.results)

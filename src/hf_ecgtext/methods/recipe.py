@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
-from transformers import MODEL_MAPPING, PROCESSOR_MAPPING
+from transformers import MODEL_MAPPING, PROCESSOR_MAPPING, PreTrainedConfig
 
 from hf_ecgtext.encoders.text import load_text_model, text_max_length
 from hf_ecgtext.methods.base import EcgTextConfig, EcgTextModel
@@ -59,26 +59,44 @@ class Recipe:
             ValueError: If a name begins with no group of a recipe, a config does not know it, or it would have no
                 effect since it follows from other settings.
         """
-        recipe = self
+        changed: dict[str, Any] = {}
+        tree: dict[str, Any] | None = None  # of the config, which is made anew once all of its settings are changed
         for name, value in settings.items():
             group, _, rest = name.partition(".")
             if source := next((source for start, source in _DERIVED.items() if name.startswith(start)), None):
                 raise ValueError(f"Cannot override '{name}': it follows from {source}; set that instead.")
             if group == "text_model" and not rest:
-                recipe = replace(recipe, text_model=value)
+                changed["text_model"] = value
             elif group == "config" and rest:
-                tree = recipe.config.to_dict()
+                tree = self.config.to_dict() if tree is None else tree
                 _set_nested(tree, rest, value, name)
-                tree = {key: entry for key, entry in tree.items() if key != "model_type"}
-                recipe = replace(recipe, config=type(recipe.config)(**tree))
             elif group in {"ecg", "text", "training"} and rest:
-                changed: Any = {group: {**getattr(recipe, group), rest: value}}
-                recipe = replace(recipe, **changed)
+                changed[group] = {**changed.get(group, getattr(self, group)), rest: value}
             else:
                 raise ValueError(
                     f"Cannot override '{name}': write text_model, or config., ecg., text. or training. and a setting."
                 )
-        return recipe
+        if tree is not None:
+            tree.pop("model_type", None)
+            changed["config"] = type(self.config)(**tree)
+        return replace(self, **changed)
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting by the name that [`override`] knows it by, in the types of JSON, where they have one.
+
+        [`override`] of the same recipe by them gives this one, whatever the recipe has become in a later version.
+        """
+        settings: dict[str, Any] = {"text_model": self.text_model}
+        for name in _own_settings(self.config):
+            if f"config.{name}" not in _DERIVED:
+                value = getattr(self.config, name)
+                if isinstance(value, PreTrainedConfig):
+                    own = {inner: getattr(value, inner) for inner in _own_settings(value)}
+                    value = {"model_type": value.model_type, **own}
+                settings[f"config.{name}"] = value
+        for group in ("ecg", "text", "training"):
+            settings |= {f"{group}.{name}": value for name, value in getattr(self, group).items()}
+        return settings
 
     def build(self, seed: int = 0) -> tuple[EcgTextModel, EcgTextProcessor]:
         """A new model, with the text encoder's weights loaded and all others random, and its processor.
@@ -103,6 +121,12 @@ class Recipe:
             torch.manual_seed(seed)
             model = MODEL_MAPPING[type(config)].from_text_model(config, text_model)
         return model, processor
+
+
+def _own_settings(config: PreTrainedConfig) -> list[str]:
+    """The fields of a config that transformers does not keep books with."""
+    inherited = {entry.name for entry in fields(PreTrainedConfig)}
+    return [entry.name for entry in fields(config) if entry.name not in inherited]
 
 
 def _set_nested(tree: dict[str, Any], path: str, value: Any, name: str) -> None:

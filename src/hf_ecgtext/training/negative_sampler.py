@@ -107,7 +107,7 @@ def find_candidates(
     width = min(num_candidates, len(drawable) - 1)
     candidates = np.empty((len(unit), width), dtype=np.int32)
     starts = range(0, len(unit), _QUERIES_PER_SEARCH)
-    for start in tqdm(starts, desc="Finding negative reports", unit="batch", disable=not show_progress):
+    for start in tqdm(starts, desc="Finding negative reports", unit="batch", disable=None if show_progress else True):
         queries = unit[start : start + _QUERIES_PER_SEARCH]
         _, found = index.search(-queries if kind == "far" else queries, width + 1)
         # One more than needed, so that one can go: the row itself, or the last where it was not found.

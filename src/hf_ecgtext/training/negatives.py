@@ -63,7 +63,7 @@ def embed_reports(
     order = sorted(range(len(reports)), key=lambda row: len(reports[row]))  # so that little is padded
     embeddings = np.empty((len(reports), model.config.hidden_size), dtype=np.float32)
     starts = range(0, len(order), batch_size)
-    for start in tqdm(starts, desc="Embedding distinct reports", unit="batch", disable=not show_progress):
+    for start in tqdm(starts, desc="Embedding distinct reports", unit="batch", disable=None if show_progress else True):
         rows = order[start : start + batch_size]
         tokens = tokenize(tokenizer, [reports[row] for row in rows], max_length).convert_to_tensors("pt").to(device)
         mask = tokens["attention_mask"]

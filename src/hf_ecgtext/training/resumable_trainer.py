@@ -12,12 +12,22 @@ import numpy as np
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_utils import IntervalStrategy, TrainOutput
 
 from hf_ecgtext.training.checkpoints import best_checkpoint, global_step, last_intact_checkpoint, write_checksums
 from hf_ecgtext.training.data_order import DataOrderCallback, sampler_settings
 from hf_ecgtext.training.output_lock import found_by_main_process, locked_output
+from hf_ecgtext.training.progress import TrainingProgress
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +52,9 @@ class ResumableTrainer(Trainer):
         if args.world_size > 1 and args.data_seed is None:
             args.data_seed = args.seed  # as without it, but whatever random numbers the process has by then
         super().__init__(args=args, **kwargs)
+        # Not in a notebook, where transformers has a callback of another kind.
+        if self.pop_callback(ProgressCallback) or self.pop_callback(PrinterCallback):
+            self.add_callback(TrainingProgress(show_bar=not args.disable_tqdm))
         self.data_order = DataOrderCallback()
         self.add_callback(self.data_order)
         self.add_callback(_ExactCheckpoints())

@@ -137,7 +137,9 @@ class TextCache:
         was_training = tower.training
         tower.eval()
         num_reports = num_tokens = 0
-        for batch in tqdm(batches, desc="Encoding distinct reports", unit="batch", disable=not show_progress):
+        for batch in tqdm(
+            batches, desc="Encoding distinct reports", unit="batch", disable=None if show_progress else True
+        ):
             inputs = batch.to(model.device)
             output = tower(inputs["input_ids"], inputs["attention_mask"])
             pooled = output.pooler_output

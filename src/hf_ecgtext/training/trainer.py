@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hf_ecgtext.data.ledger import TrainingLedger, continued_ledger
 from hf_ecgtext.data.tasks import EcgRows
+from hf_ecgtext.io import written_whole
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.methods.distributed import synchronise_batch_norm
 from hf_ecgtext.training.arguments import EcgTextTrainingArguments
@@ -21,6 +23,7 @@ from hf_ecgtext.training.degenerate_batches import DegenerateBatchWatch, check_p
 from hf_ecgtext.training.free_memory import least_free_memory
 from hf_ecgtext.training.gradient_cache import backward_in_chunks, check_no_batch_norm
 from hf_ecgtext.training.negatives import build_negative_sampler
+from hf_ecgtext.training.recorded_recipe import RECIPE_FILE
 from hf_ecgtext.training.resumable_trainer import ResumableTrainer
 from hf_ecgtext.training.schedule_checks import check_run_length
 from hf_ecgtext.training.schedules import create_schedule, follow_after_resuming
@@ -48,6 +51,8 @@ class EcgTextTrainer(ResumableTrainer):
             [`~hf_ecgtext.data.store.block_order.BlockOrder`].
         ledger ([`~hf_ecgtext.data.ledger.TrainingLedger`], *optional*): What the datasets hold, saved with every
             checkpoint together with what the model was trained on before; without one, it says that nobody knows.
+        recorded_recipe (`str`, *optional*): Text of [`~hf_ecgtext.training.recorded_recipe`], saved with every
+            checkpoint.
         kwargs: As in [`~transformers.Trainer`].
 
     Raises:
@@ -69,6 +74,7 @@ class EcgTextTrainer(ResumableTrainer):
         train_dataset: Dataset | EcgRows | None = None,
         eval_dataset: Dataset | EcgRows | dict[str, Any] | None = None,
         ledger: TrainingLedger | None = None,
+        recorded_recipe: str | None = None,
         **kwargs: Any,
     ):
         if args.n_gpu > 1:
@@ -105,6 +111,7 @@ class EcgTextTrainer(ResumableTrainer):
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch, whatever is accumulated
         self.can_return_loss = True
         self.ledger = continued_ledger(ledger, model.name_or_path)
+        self.recorded_recipe = recorded_recipe
         self.batch_watch = DegenerateBatchWatch(model)
         self.add_callback(CropEpochs())
         self.text_cache: TextCache | None = None
@@ -134,10 +141,14 @@ class EcgTextTrainer(ResumableTrainer):
         self.ledger = continued_ledger(self.ledger, resume_from_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Save the ledger beside model and processor."""
+        """Save the ledger and the recipe beside model and processor."""
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            self.ledger.save(self.args.output_dir if output_dir is None else output_dir)
+            folder = Path(self.args.output_dir if output_dir is None else output_dir)
+            self.ledger.save(folder)
+            if self.recorded_recipe is not None:
+                with written_whole(folder / RECIPE_FILE) as file:
+                    file.write_text(self.recorded_recipe, encoding="utf-8")
 
     def get_train_dataloader(self) -> DataLoader:
         """As usual, or block by block where the dataset has `block_sizes`."""

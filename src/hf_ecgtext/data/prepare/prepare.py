@@ -124,7 +124,7 @@ def _only_process(out: Path, work: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise PreparationError(
-            f"another process is preparing '{out}'. Wait for it, or choose another --out."
+            f"another process is preparing '{out}'. Wait for it, or choose another --output-dir."
         ) from error
     try:
         yield

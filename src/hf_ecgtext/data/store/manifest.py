@@ -110,6 +110,6 @@ def read_manifest(folder: str | Path) -> Manifest:
     if not is_prepared(folder):
         raise FileNotFoundError(
             f"'{folder}' holds no {MANIFEST_FILE}: it is no prepared dataset, or its preparation is not finished. Run "
-            "`hf-ecgtext prepare` with the same --out again; finished shards are kept."
+            "`hf-ecgtext prepare` with the same --output-dir again; finished shards are kept."
         )
     return Manifest.from_json((Path(folder) / MANIFEST_FILE).read_text(encoding="utf-8"), str(folder))

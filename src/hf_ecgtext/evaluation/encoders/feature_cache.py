@@ -129,7 +129,11 @@ class FeatureCache:
         subset: Any = Subset(rows, order[done:].tolist())  # type: ignore[arg-type]
         loader = DataLoader(subset, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=_ecgs)
         bar = tqdm(
-            loader, desc=f"{description['data']} {description['split']}", unit="batch", disable=not self.show_progress
+            loader,
+            desc=f"{description['data']} {description['split']}",
+            unit="batch",
+            disable=None if self.show_progress else True,
+            leave=False,
         )
         for number, ecgs in enumerate(bar, start=1):
             features = encoder.encode(ecgs)

@@ -71,4 +71,4 @@ def signal_batches(
         return dict(processor.feature_extractor([row["ecg"] for row in rows], return_tensors="pt"))
 
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
-    return iter(tqdm(loader, desc=title, unit="batch", disable=not show_progress))
+    return iter(tqdm(loader, desc=title, unit="batch", disable=None if show_progress else True, leave=False))
