@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from benchmark_lines import DATA, all_lines, line, zero_shot_lines
-from hf_ecgtext.evaluation.scores import TaskScores
 
 from hf_ecgtext.cli import main
 from hf_ecgtext.evaluation.results import append_result
+from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.reporting.tables.all import benchmark_tables
 
 TITLES = ["--titles", "runs/merl=MERL", "runs/deri_v2=DERI"]

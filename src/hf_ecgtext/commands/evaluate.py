@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,15 +16,15 @@ from hf_ecgtext.data.opening import data_name, data_names, open_data
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol, get_protocol, protocol_names
-from hf_ecgtext.evaluation.results import EvaluationResult, write_results
-from hf_ecgtext.evaluation.statistics.retrieval_ranks import METRICS as RETRIEVAL_METRICS
+from hf_ecgtext.evaluation.results import write_results
 from hf_ecgtext.harness.baselines import BASELINES, baseline_entrants
 from hf_ecgtext.harness.entrants import Entrant, TrainedEntrant
 from hf_ecgtext.harness.matrix import MatrixOutcome, run_matrix
 from hf_ecgtext.harness.plan import EVALUATIONS, MatrixPlan
 from hf_ecgtext.reporting.figures.embeddings import EmbeddedTask
-from hf_ecgtext.reporting.tables.all import benchmark_tables
-from hf_ecgtext.reporting.tables.render import Style, per_class_table
+from hf_ecgtext.reporting.tables.all import benchmark_tables, headlines
+from hf_ecgtext.reporting.tables.classes import class_tables
+from hf_ecgtext.reporting.tables.render import NamedTable, Style
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -199,29 +199,13 @@ def present(outcome: MatrixOutcome, arguments: argparse.Namespace) -> None:
     if arguments.results:
         write_results(arguments.results, outcome.results)
     style: Style = "markdown" if arguments.markdown else "terminal"
-    shown = outcome.results if arguments.all_tables else [line for line in outcome.results if _is_headline(line)]
-    if shown:
-        for table in benchmark_tables(shown, titles=_titles(arguments.model)):
-            print(table.render(style))
+    titles = _titles(arguments.model)
+    shown = outcome.results if arguments.all_tables else headlines(outcome.results)
+    tables: list[NamedTable] = benchmark_tables(shown, titles=titles) if shown else []
     if arguments.per_class:
-        for table_text in _class_tables(outcome.results, style):
-            print(table_text)
+        tables += class_tables(outcome.results, titles)
+    for table in tables:
+        print(table.render(style))
     print(f"{len(outcome.results)} result lines: {lines}. Pages: hf-ecgtext report {lines} --out FOLDER")
     for title, problem in outcome.failed.items():
         print(f"Not evaluated: {title}: {problem}")
-
-
-def _is_headline(line: EvaluationResult) -> bool:
-    """Whether a line stands in the printed tables; the pages have the others."""
-    return line.min_positives == 1 and line.metric in ("auroc", *RETRIEVAL_METRICS)
-
-
-def _class_tables(results: Sequence[EvaluationResult], style: Style) -> Iterator[str]:
-    """The classes of each zero-shot answer of a checkpoint."""
-    groups: dict[tuple[str, ...], list[EvaluationResult]] = {}
-    for result in results:
-        if result.evaluation == "zero_shot" and result.compared_with is None:
-            key = (result.task, result.checkpoint, result.protocol, str(result.prompts))
-            groups.setdefault(key, []).append(result)
-    for (task, *_), lines in groups.items():
-        yield f"\n{task}\n\n{per_class_table(lines, task=task, style=style)}"

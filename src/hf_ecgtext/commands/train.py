@@ -27,7 +27,7 @@ from hf_ecgtext.evaluation.contamination import check_contamination
 from hf_ecgtext.evaluation.results import write_results
 from hf_ecgtext.harness.single import evaluate_zero_shot
 from hf_ecgtext.methods import get_recipe, method_names
-from hf_ecgtext.reporting.tables.render import zero_shot_table
+from hf_ecgtext.reporting.tables.all import benchmark_tables, headlines
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
 from hf_ecgtext.training.checkpoints import (
     check_same_model,
@@ -148,7 +148,9 @@ def _answer_zero_shot(trainer: EcgTextTrainer, data: EcgData, output_dir: Path, 
         f"\nZero-shot on the {data.name} test split ({len(data.split('test'))} records); contamination: "
         f"{results[0].contamination}.\n"
     )
-    print(zero_shot_table(results, style="terminal"))
+    shown = headlines(results, "average_precision")
+    for table in benchmark_tables(shown, titles={str(output_dir): output_dir.name}, published=False):
+        print(table.render("terminal"))
 
 
 def check_training_settings(overrides: Mapping[str, Any]) -> None:
