@@ -5,13 +5,13 @@ import json
 
 import numpy as np
 import pytest
-from hf_ecgtext.evaluation.scores import TaskScores
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from hf_ecgtext.errors import RecordError
+from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.evaluation.statistics.bootstrap import bootstrap_intervals
 from hf_ecgtext.evaluation.statistics.calibration import calibrate, fit_platt, fit_temperature
 from hf_ecgtext.evaluation.statistics.calibration_metrics import (

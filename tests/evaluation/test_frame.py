@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hf_ecgtext.evaluation.scores import TaskScores
 
 from hf_ecgtext.data.tasks import EcgData, LabelTask
 from hf_ecgtext.evaluation.frame import EvaluatedTask
+from hf_ecgtext.evaluation.scores import TaskScores
 
 
 class Rows:

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hf_ecgtext.evaluation.scores import TaskScores
 
 from hf_ecgtext.data.sources.merl_splits import read_split_list, read_train_order
 from hf_ecgtext.data.subsets import published_subset
@@ -16,6 +15,7 @@ from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
 from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns, FrozenEncoder, ModelEncoder
 from hf_ecgtext.evaluation.frame import EvaluatedTask, EvaluationContext
 from hf_ecgtext.evaluation.protocols import PUBLISHED, STRICT, get_protocol
+from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.evaluation.statistics.logistic_regression import STRENGTHS, fit_logistic_regressions
 from hf_ecgtext.evaluation.statistics.metrics import auroc, macro
 

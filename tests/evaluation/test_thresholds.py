@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hf_ecgtext.evaluation.scores import TaskScores
 from sklearn import metrics as oracle
 
 from hf_ecgtext.errors import RecordError
+from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.evaluation.statistics.bootstrap import bootstrap_intervals
 from hf_ecgtext.evaluation.statistics.thresholds import (
     TaskThresholds,

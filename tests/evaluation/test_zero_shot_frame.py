@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hf_ecgtext.evaluation.scores import TaskScores
 from table_encoder import TableEncoder, normalised, table_data
 
 from hf_ecgtext.data.opening import open_data
@@ -20,6 +19,7 @@ from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns, ModelEncoder, ran
 from hf_ecgtext.evaluation.frame import EvaluatedTask, EvaluationContext
 from hf_ecgtext.evaluation.prompts.sets import PromptError, build_prompts
 from hf_ecgtext.evaluation.protocols import PUBLISHED, STRICT
+from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.methods import get_recipe
 
 NAMES = {"SR": "sinus rhythm", "AFIB": "atrial fibrillation", "LVH": "left ventricular hypertrophy"}

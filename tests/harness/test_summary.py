@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hf_ecgtext.evaluation.scores import TaskScores
 from scipy.special import expit
 from sklearn.metrics import f1_score, roc_auc_score
 
 from hf_ecgtext.evaluation.protocols import PUBLISHED, STRICT
+from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.evaluation.statistics.bootstrap import bootstrap_intervals
 from hf_ecgtext.harness.summary import difference_results, task_results
 
