@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from hf_ecgtext.data.sources.synthetic import open_data
 from hf_ecgtext.data.store.schema import EcgDataset
-from hf_ecgtext.harness.single import evaluate_zero_shot
+from hf_ecgtext.harness.matrix import evaluate_zero_shot
 from hf_ecgtext.methods import get_recipe
 from hf_ecgtext.reporting.tables.all import benchmark_tables, headlines
 

@@ -14,6 +14,7 @@ from hf_ecgtext.commands.report import write_pages
 from hf_ecgtext.data.ledger import load_ledger
 from hf_ecgtext.data.opening import data_name, data_names, open_data
 from hf_ecgtext.data.tasks import EcgData
+from hf_ecgtext.evaluation.downstream.human_readers import human_readers
 from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol, get_protocol, protocol_names
 from hf_ecgtext.evaluation.results import write_results
@@ -24,6 +25,7 @@ from hf_ecgtext.harness.plan import EVALUATIONS, MatrixPlan
 from hf_ecgtext.reporting.figures.embeddings import EmbeddedTask
 from hf_ecgtext.reporting.tables.all import benchmark_tables, headlines
 from hf_ecgtext.reporting.tables.classes import class_tables
+from hf_ecgtext.reporting.tables.readers import reader_table
 from hf_ecgtext.reporting.tables.render import NamedTable, Style
 
 
@@ -119,7 +121,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     cache = FeatureCache(cache_folder, batch_size=arguments.batch_size, num_workers=arguments.workers)
     outcome = run_matrix(plan, arguments.out, cache)
-    present(outcome, arguments)
+    readers = reader_tables(data, arguments.resamples, arguments.seed)
+    present(outcome, arguments, readers)
     if arguments.pages and outcome.results:
         write_pages(
             arguments.out / "pages",
@@ -129,6 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
             features=_embedded_tasks(plan, models, cache),
             failed=outcome.failed,
             protocols=plan.protocols,
+            more_tables=readers,
         )
     return 1 if outcome.failed else 0
 
@@ -173,6 +177,12 @@ def load_entrant(name: str, device: str, dtype: str, seed: int) -> TrainedEntran
     return TrainedEntrant(name, model.to(device), processor, load_ledger(name), dtype=dtype, seed=seed)
 
 
+def reader_tables(data: Sequence[EcgData], num_resamples: int, seed: int) -> list[NamedTable]:
+    """What people answered, where the data has it."""
+    found = ((part, human_readers(part, num_resamples=num_resamples, seed=seed)) for part in data)
+    return [reader_table(readers, len(part.split("test"))) for part, readers in found if readers]
+
+
 def _titles(models: Sequence[str]) -> dict[str, str]:
     """The names of the folders, as far as they differ."""
     names = [Path(model).name for model in models]
@@ -193,7 +203,7 @@ def _embedded_tasks(plan: MatrixPlan, models: Sequence[TrainedEntrant], cache: F
     return found
 
 
-def present(outcome: MatrixOutcome, arguments: argparse.Namespace) -> None:
+def present(outcome: MatrixOutcome, arguments: argparse.Namespace, more_tables: Sequence[NamedTable]) -> None:
     """Print the tables and what failed, and copy the lines where they were asked for."""
     lines = arguments.out / "results.jsonl"
     if arguments.results:
@@ -204,7 +214,7 @@ def present(outcome: MatrixOutcome, arguments: argparse.Namespace) -> None:
     tables: list[NamedTable] = benchmark_tables(shown, titles=titles) if shown else []
     if arguments.per_class:
         tables += class_tables(outcome.results, titles)
-    for table in tables:
+    for table in [*tables, *more_tables]:
         print(table.render(style))
     print(f"{len(outcome.results)} result lines: {lines}. Pages: hf-ecgtext report {lines} --out FOLDER")
     for title, problem in outcome.failed.items():

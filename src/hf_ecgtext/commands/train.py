@@ -25,7 +25,7 @@ from hf_ecgtext.data.opening import data_name, open_data
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.contamination import check_contamination
 from hf_ecgtext.evaluation.results import write_results
-from hf_ecgtext.harness.single import evaluate_zero_shot
+from hf_ecgtext.harness.matrix import evaluate_zero_shot
 from hf_ecgtext.methods import get_recipe, method_names
 from hf_ecgtext.reporting.tables.all import benchmark_tables, headlines
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
