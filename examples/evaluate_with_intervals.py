@@ -37,9 +37,10 @@ def main() -> None:
         num_random_encoders=3,
     )
     for result in results:
-        if result.metric in ("auroc", "average_precision") and result.min_positives == 1 and result.confidence_interval:
-            low, high = result.confidence_interval
-            print(f"{result.encoder:8} {result.metric}: {100 * result.value:.1f} ({100 * low:.1f} to {100 * high:.1f})")
+        if result.min_positives > 1 or result.value is None or result.confidence_interval is None:
+            continue
+        low, high = result.confidence_interval
+        print(f"{result.encoder:8} {result.metric}: {100 * result.value:.1f} ({100 * low:.1f} to {100 * high:.1f})")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,12 @@ from hf_ecgtext.data.opening import open_data
 from hf_ecgtext.data.tasks import EcgRows
 from hf_ecgtext.evaluation.statistics.bootstrap import bootstrap_intervals
 from hf_ecgtext.evaluation.statistics.metrics import auroc
+from hf_ecgtext.methods.base import EcgTextModel
+from hf_ecgtext.processing import EcgTextProcessor
 
 
 @torch.no_grad()
-def features(model: torch.nn.Module, processor, rows: EcgRows) -> NDArray[np.float32]:
+def features(model: EcgTextModel, processor: EcgTextProcessor, rows: EcgRows) -> NDArray[np.float32]:
     """What the frozen ECG encoder makes of each record, `(num_records, width)`."""
     model.eval()  # in training mode, BatchNorm would adapt to these records
     found = []

@@ -8,9 +8,9 @@ from hf_ecgtext_cli.main import build_parser
 
 _HEAD = """# Commands
 
-Every option of every command, made from the parsers by `python scripts/update_docs.py`. A misspelt command or option is answered
-with the one that was meant. `--config FILE.yaml` reads options by their names; the command line wins over the file. The Tab key
-completes commands and options after `eval "$(hf-ecgtext --print-completion bash)"`.
+Every option of every command, made from the parsers by `python scripts/update_docs.py`. A misspelt command or option is
+answered with the one that was meant. `--config FILE.yaml` reads options by their names; the command line wins over the
+file. The Tab key completes commands and options after `eval "$(hf-ecgtext --print-completion bash)"`.
 """
 
 

@@ -17,9 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hf_ecgtext.evaluation.results import EvaluationResult, read_results
-from hf_ecgtext.reporting.cards import card_table
-from hf_ecgtext.reporting.comparison import runs_table
-from hf_ecgtext.reporting.tables.all import readme_benchmark_table
+from hf_ecgtext.reporting.tables.documents import card_table, readme_benchmark_table, runs_table
 from hf_ecgtext.reporting.tables.probes import inflation_summary
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -87,8 +87,11 @@ def test_what_was_lost_is_done_again_and_nothing_else(compared, capsys):
     printed = capsys.readouterr().out
     assert printed.count("already trained") == 1
     assert "etp: training with recipe debug" in printed
-    assert "difference to merl" in printed
-    assert "| task | method | AUROC (95 % CI) | random encoder | difference to merl | AUPRC | n |" in printed
+    assert "### Zero-shot: macro AUROC, plain prompts, strict protocol" in printed
+    assert "### Zero-shot: macro AUPRC, plain prompts, strict protocol" in printed
+    assert "### Differences to merl: Zero-shot, AUROC, strict protocol" in printed
+    assert "| encoder | task | settings | less merl | p | p (Holm) |" in printed
+    assert "| method | parameters (M) |" in printed
 
 
 def test_a_reference_that_is_not_compared_is_refused(folder, capsys):

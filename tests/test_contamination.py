@@ -20,7 +20,7 @@ from hf_ecgtext.data.opening import open_data, open_source
 from hf_ecgtext.errors import ContaminationError
 from hf_ecgtext.evaluation.contamination import check_contamination
 from hf_ecgtext.evaluation.results import EvaluationResult, read_results
-from hf_ecgtext.harness.single import evaluate_zero_shot
+from hf_ecgtext.harness.matrix import evaluate_zero_shot
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
 
 DATA = ["--data-set", "num_records=200", "sampling_rate_hz=100.0"]

@@ -9,8 +9,7 @@ from pathlib import Path
 from hf_ecgtext.evaluation.results import read_results
 from hf_ecgtext.evaluation.statistics.permutation import holm
 from hf_ecgtext.methods import method_names
-from hf_ecgtext.reporting.comparison import runs_table
-from hf_ecgtext.reporting.tables.all import readme_benchmark_table
+from hf_ecgtext.reporting.tables.documents import readme_benchmark_table, runs_table
 from hf_ecgtext.reporting.tables.probes import inflation_summary
 from hf_ecgtext.reporting.tables.render import percent
 

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from hf_ecgtext.data.sources.code_test import read_annotations
-from hf_ecgtext.evaluation.statistics.binary_readers import READER_METRICS, reader_scores, scores_at_thresholds
+from hf_ecgtext.commands.evaluate import reader_tables
+from hf_ecgtext.data.sources.code_test import CODE_TEST_CLASSES, OTHER_ANNOTATORS, read_annotations
+from hf_ecgtext.data.tasks import EcgData, LabelTask
+from hf_ecgtext.evaluation.statistics.binary_readers import READER_METRICS, reader_scores
 from hf_ecgtext.evaluation.statistics.bootstrap import bootstrap_intervals
 from hf_ecgtext.evaluation.statistics.calibration_metrics import wilson_interval
 from hf_ecgtext.evaluation.statistics.thresholds import at_thresholds
@@ -101,29 +103,49 @@ def test_the_interval_of_f1_is_that_of_the_bootstrap_where_errors_are_many():
     assert interval.high == pytest.approx(expected.high, abs=0.02)
 
 
-def test_a_model_at_thresholds_is_measured_like_a_reader_who_gives_the_same_answers():
-    rng = np.random.default_rng(1)
-    _, gold = noisy_readers()
-    scores = rng.normal(size=gold.shape) + gold
-    thresholds = np.array([0.3, 0.8])
-    model = scores_at_thresholds(scores, thresholds, gold, num_resamples=50)
-    reader = reader_scores((scores >= thresholds).astype(int), gold, num_resamples=50)
-    assert model.per_class == reader.per_class
-    assert model.macro == reader.macro
+class AnnotatedRows:
+    """A test split that knows nothing but its labels."""
+
+    def __init__(self, columns: dict[str, list[list[str]]]):
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.columns["labels"])
+
+    def column(self, name: str) -> list[list[str]]:
+        return self.columns[name]
 
 
-def test_a_class_without_a_threshold_has_no_value_and_no_interval():
-    _, gold = noisy_readers()
-    scores = scores_at_thresholds(gold.astype(float), [0.5, np.nan], gold, num_resamples=20)
-    for name in READER_METRICS:
-        assert scores.per_class[name][0].value == 1
-        assert np.isnan(scores.per_class[name][1]).all()
-        assert scores.macro[name].value == 1
+def code_test(folder, name: str = "code_test") -> EcgData:
+    tables = {annotator: annotations_of(folder, annotator) for annotator in ("gold_standard", *OTHER_ANNOTATORS)}
+    columns = {
+        "labels" if annotator == "gold_standard" else f"labels_{annotator}": [
+            [label for label, present in zip(CLASSES, row, strict=True) if present] for row in table
+        ]
+        for annotator, table in tables.items()
+    }
+    task = LabelTask("code_test", "labels", CODE_TEST_CLASSES)
+    return EcgData(name, "1.0.0", None, None, AnnotatedRows(columns), (task,))
+
+
+def test_evaluate_sets_the_readers_of_code_test_beside_the_models(real_data):
+    (table,) = reader_tables([code_test(real_data), code_test(real_data, "other")], num_resamples=20, seed=0)
+    assert [row[0] for row in table.rows] == [
+        *("cardiologist1", "cardiologist2", "cardiology residents", "emergency residents", "medical students"),
+        "network of Ribeiro et al. 2020",
+    ]
+    assert table.header == ["reader", "F1", "sensitivity", "specificity", "precision"]
+    by_reader = {row[0]: [float(text.split(" ")[0]) for text in row[1:]] for row in table.rows}
+    names = ("f1", "sensitivity", "specificity", "precision")
+    for annotator, title in (("dnn", "network of Ribeiro et al. 2020"), ("medical_students", "medical students")):
+        expected = [100 * np.mean(PUBLISHED[annotator][name]) for name in names]
+        np.testing.assert_allclose(by_reader[title], expected, atol=0.11)  # printed with one decimal, of three
+    assert "all 827 recordings" in table.render()
 
 
 def test_continuous_scores_are_refused_as_annotations():
     answers, gold = noisy_readers()
-    with pytest.raises(ValueError, match=r"these hold 0.7. For continuous scores use scores_at_thresholds"):
+    with pytest.raises(ValueError, match=r"these hold 0.7. Continuous scores need thresholds"):
         reader_scores(np.where(answers, 0.7, 0), gold)
 
 

@@ -10,9 +10,9 @@ from sklearn.metrics import roc_auc_score
 
 from hf_ecgtext.data.sources.synthetic import open_data
 from hf_ecgtext.data.store.schema import EcgDataset
-from hf_ecgtext.harness.single import evaluate_zero_shot
+from hf_ecgtext.harness.matrix import evaluate_zero_shot
 from hf_ecgtext.methods import get_recipe
-from hf_ecgtext.reporting.tables.render import zero_shot_table
+from hf_ecgtext.reporting.tables.all import benchmark_tables, headlines
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,8 @@ def test_results_hold_what_a_reader_needs(built, data, tmp_path):
     assert trained.num_records == len(data.test)
     assert trained.data["revision"] == data.revision
     assert next(line for line in results if line.encoder == "random").seed == (0, 1)
-    assert "random encoder" in zero_shot_table([line for line in results if line.metric == "auroc"])
+    (table,) = benchmark_tables(headlines(results))
+    assert [row[0] for row in table.rows] == ["debug", "random weights (debug)"]
 
     model, processor = built
     ecgs = [item["ecg"] for item in data.test.__getitems__(range(len(data.test)))]

@@ -17,7 +17,7 @@ from hf_ecgtext.reporting.figures.dots import inflation_dots, panel_groups, prom
 from hf_ecgtext.reporting.figures.reliability import reliability_panels, reliability_questions
 from hf_ecgtext.reporting.figures.style import EncoderRow, own_values, parts, row_styles
 
-pytest.importorskip("matplotlib", reason='figures need pip install "hf-ecgtext[plots]"')
+matplotlib = pytest.importorskip("matplotlib", reason='figures need pip install "hf-ecgtext[plots]"')
 
 STRICT_PROBE = ProbeVariant("strict", "logistic_regression", None)
 TEST_EPOCH = ProbeVariant("published", "merl", "best test epoch")
@@ -384,6 +384,12 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path):
     for one, other in zip(first, second, strict=True):
         assert one.path.read_bytes() == other.path.read_bytes()
         assert one.path.with_suffix(".pdf").read_bytes() == other.path.with_suffix(".pdf").read_bytes()
+
+
+def test_drawing_leaves_the_user_s_backend_as_it_is(tmp_path):
+    before = matplotlib.rcParams._get_backend_or_none()
+    draw_all([make_line(prompts="plain")], [], tmp_path)
+    assert matplotlib.rcParams._get_backend_or_none() == before
 
 
 def test_the_same_task_of_two_revisions_stands_in_two_panels():

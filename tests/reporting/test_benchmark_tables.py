@@ -22,9 +22,10 @@ from benchmark_lines import (
 )
 
 from hf_ecgtext.reporting.published_numbers import SIX_TASKS, published_numbers
-from hf_ecgtext.reporting.tables.all import benchmark_tables, readme_benchmark_table
+from hf_ecgtext.reporting.tables.all import benchmark_tables, headlines
+from hf_ecgtext.reporting.tables.documents import readme_benchmark_table
 from hf_ecgtext.reporting.tables.probes import inflation_summary
-from hf_ecgtext.reporting.tables.render import group_results, percent
+from hf_ecgtext.reporting.tables.render import percent
 
 
 def tables_of(lines, **options):
@@ -354,11 +355,13 @@ def test_nothing_equal_titles_and_mixed_coverage_are_refused():
         benchmark_tables([line(prompts="plain"), line(prompts="plain", task="ptbxl_sub", confidence=0.9)])
 
 
-def test_rows_with_other_settings_or_evaluations_are_not_grouped_together():
-    probe = line(0.9, evaluation="linear_probe", settings={"fraction": 0.1})
-    groups = group_results([line(0.7), probe, replace(probe, settings={"fraction": 1.0})])
-    assert [group.comparison.settings for group in groups] == [None, '{"fraction": 0.1}', '{"fraction": 1.0}']
-    assert groups[0].get("auroc").value == 0.7
+def test_commands_print_auroc_over_all_classes_and_retrieval_and_what_else_is_asked_for():
+    lines = all_lines()
+    assert {result.metric for result in headlines(lines)} == {
+        *("auroc", "recall_at_1", "recall_at_5", "recall_at_10", "median_rank")
+    }
+    assert {result.min_positives for result in headlines(lines)} == {1}
+    assert "average_precision" in {result.metric for result in headlines(lines, "average_precision")}
 
 
 def rows_of(markdown: str) -> list[list[str]]:

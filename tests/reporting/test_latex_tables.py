@@ -5,9 +5,10 @@ import re
 import pytest
 from benchmark_lines import TITLES, all_lines, line
 
-from hf_ecgtext.reporting.tables.all import benchmark_tables, readme_benchmark_table
+from hf_ecgtext.reporting.tables.all import benchmark_tables
+from hf_ecgtext.reporting.tables.documents import readme_benchmark_table
 from hf_ecgtext.reporting.tables.latex import escape_latex, latex_tabular
-from hf_ecgtext.reporting.tables.render import NamedTable, render_table, zero_shot_table
+from hf_ecgtext.reporting.tables.render import NamedTable, render_table
 
 SPECIAL = r"\{}$&#%_~^<>|±"
 
@@ -78,7 +79,8 @@ def test_markdown_and_terminal_have_title_and_notes_too():
 
 def test_the_other_tables_know_the_style():
     assert render_table(["a"], [["1_0"]], "latex").splitlines()[4] == r"1\_0 \\"
-    assert r"ptbxl\_super & 70.0 {\scriptsize [68.0, 72.0]}" in zero_shot_table([line(0.7)], style="latex")
+    (table,) = benchmark_tables([line(0.7, prompts="plain")], published=False)
+    assert r"runs/merl & 70.0 {\scriptsize [68.0, 72.0]}" in table.render("latex")
     assert r"\toprule" in readme_benchmark_table([line(prompts="plain")], style="latex")
 
 

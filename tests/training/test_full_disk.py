@@ -36,7 +36,7 @@ def test_a_full_disk_is_named_with_the_way_on(trainer, monkeypatch, error, what)
 
     monkeypatch.setattr(Trainer, what, fail)
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=0, f_frsize=4096))
-    with pytest.raises(OSError, match="no room to save .* go on by --resume") as raised:
+    with pytest.raises(OSError, match=r"no room to save .* go on by --resume") as raised:
         trainer._save_checkpoint(trainer.model, None) if what == "_save_checkpoint" else trainer.save_model()
     assert raised.value.errno == errno.ENOSPC
     assert str(trainer.args.output_dir) in str(raised.value)

@@ -24,7 +24,8 @@ from hf_ecgtext.harness.matrix import run_matrix
 from hf_ecgtext.harness.plan import MatrixPlan
 from hf_ecgtext.io import written_whole
 from hf_ecgtext.methods import get_recipe
-from hf_ecgtext.reporting.comparison import comparison_table, runs_table
+from hf_ecgtext.reporting.tables.all import benchmark_tables, headlines
+from hf_ecgtext.reporting.tables.documents import runs_table
 from hf_ecgtext.training.checkpoints import last_complete_checkpoint
 from hf_ecgtext.training.run import train
 
@@ -46,8 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
         _write(arguments.results.with_suffix(".runs.json"), [json.dumps(runs, indent=2)])
     style: Any = "markdown" if arguments.markdown else "terminal"
     titles = {str(folder): method for method, folder in folders.items()}
-    for prompts in dict.fromkeys(result.prompts for result in results):
-        print(comparison_table([result for result in results if result.prompts == prompts], titles, style))
+    for table in benchmark_tables(headlines(results, "average_precision"), titles=titles, published=False):
+        print(table.render(style))
     print(runs_table({method: _read_run(folder) for method, folder in folders.items()}, style))
 
 

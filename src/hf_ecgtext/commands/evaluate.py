@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,17 +14,19 @@ from hf_ecgtext.commands.report import write_pages
 from hf_ecgtext.data.ledger import load_ledger
 from hf_ecgtext.data.opening import data_name, open_data
 from hf_ecgtext.data.tasks import EcgData
+from hf_ecgtext.evaluation.downstream.human_readers import human_readers
 from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol, get_protocol
-from hf_ecgtext.evaluation.results import EvaluationResult, write_results
-from hf_ecgtext.evaluation.statistics.retrieval_ranks import METRICS as RETRIEVAL_METRICS
+from hf_ecgtext.evaluation.results import write_results
 from hf_ecgtext.harness.baselines import baseline_entrants
 from hf_ecgtext.harness.entrants import Entrant, TrainedEntrant
 from hf_ecgtext.harness.matrix import MatrixOutcome, run_matrix
 from hf_ecgtext.harness.plan import MatrixPlan
 from hf_ecgtext.reporting.figures.embeddings import EmbeddedTask
-from hf_ecgtext.reporting.tables.all import benchmark_tables
-from hf_ecgtext.reporting.tables.render import Style, per_class_table
+from hf_ecgtext.reporting.tables.all import benchmark_tables, headlines
+from hf_ecgtext.reporting.tables.classes import class_tables
+from hf_ecgtext.reporting.tables.readers import reader_table
+from hf_ecgtext.reporting.tables.render import NamedTable, Style
 from hf_ecgtext.training.settings import explain_settings
 
 
@@ -62,7 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     cache = FeatureCache(cache_folder, batch_size=arguments.batch_size, num_workers=arguments.workers)
     outcome = run_matrix(plan, arguments.output_dir, cache)
-    present(outcome, arguments)
+    readers = reader_tables(data, arguments.resamples, arguments.seed)
+    present(outcome, arguments, readers)
     if arguments.pages and outcome.results:
         write_pages(
             arguments.output_dir / "pages",
@@ -72,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             features=_embedded_tasks(plan, models, cache),
             failed=outcome.failed,
             protocols=plan.protocols,
+            more_tables=readers,
         )
     return 1 if outcome.failed else 0
 
@@ -116,6 +120,12 @@ def load_entrant(name: str, device: str, dtype: str, seed: int) -> TrainedEntran
     return TrainedEntrant(name, model.to(device), processor, load_ledger(name), dtype=dtype, seed=seed)
 
 
+def reader_tables(data: Sequence[EcgData], num_resamples: int, seed: int) -> list[NamedTable]:
+    """What people answered, where the data has it."""
+    found = ((part, human_readers(part, num_resamples=num_resamples, seed=seed)) for part in data)
+    return [reader_table(readers, len(part.split("test"))) for part, readers in found if readers]
+
+
 def _titles(models: Sequence[str]) -> dict[str, str]:
     """The names of the folders, as far as they differ."""
     names = [Path(model).name for model in models]
@@ -136,35 +146,19 @@ def _embedded_tasks(plan: MatrixPlan, models: Sequence[TrainedEntrant], cache: F
     return found
 
 
-def present(outcome: MatrixOutcome, arguments: argparse.Namespace) -> None:
+def present(outcome: MatrixOutcome, arguments: argparse.Namespace, more_tables: Sequence[NamedTable]) -> None:
     """Print the tables and what failed, and copy the lines where they were asked for."""
     lines = arguments.output_dir / "results.jsonl"
     if arguments.results:
         write_results(arguments.results, outcome.results)
     style: Style = "markdown" if arguments.markdown else "terminal"
-    shown = outcome.results if arguments.all_tables else [line for line in outcome.results if _is_headline(line)]
-    if shown:
-        for table in benchmark_tables(shown, titles=_titles(arguments.model)):
-            print(table.render(style))
+    titles = _titles(arguments.model)
+    shown = outcome.results if arguments.all_tables else headlines(outcome.results)
+    tables: list[NamedTable] = benchmark_tables(shown, titles=titles) if shown else []
     if arguments.per_class:
-        for table_text in _class_tables(outcome.results, style):
-            print(table_text)
+        tables += class_tables(outcome.results, titles)
+    for table in [*tables, *more_tables]:
+        print(table.render(style))
     print(f"{len(outcome.results)} result lines: {lines}. Pages: hf-ecgtext report {lines} --output-dir FOLDER")
     for title, problem in outcome.failed.items():
         print(f"Not evaluated: {title}: {problem}")
-
-
-def _is_headline(line: EvaluationResult) -> bool:
-    """Whether a line stands in the printed tables; the pages have the others."""
-    return line.min_positives == 1 and line.metric in ("auroc", *RETRIEVAL_METRICS)
-
-
-def _class_tables(results: Sequence[EvaluationResult], style: Style) -> Iterator[str]:
-    """The classes of each zero-shot answer of a checkpoint."""
-    groups: dict[tuple[str, ...], list[EvaluationResult]] = {}
-    for result in results:
-        if result.evaluation == "zero_shot" and result.compared_with is None:
-            key = (result.task, result.checkpoint, result.protocol, str(result.prompts))
-            groups.setdefault(key, []).append(result)
-    for (task, *_), lines in groups.items():
-        yield f"\n{task}\n\n{per_class_table(lines, task=task, style=style)}"

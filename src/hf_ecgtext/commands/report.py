@@ -45,13 +45,14 @@ def write_pages(
     features: Sequence[EmbeddedTask] = (),
     failed: Mapping[str, str] | None = None,
     protocols: Sequence[EvaluationProtocol] = (),
+    more_tables: Sequence[NamedTable] = (),
 ) -> Path:
     """`tables.md`, `tables.tex` if asked for, the figures, and `index.html` with all of them.
 
     Returns:
         `Path`: The page.
     """
-    tables = benchmark_tables(results, titles=titles, published=published)
+    tables = [*benchmark_tables(results, titles=titles, published=published), *more_tables]
     write_tables(folder / "tables.md", tables, "markdown")
     if latex:
         write_tables(folder / "tables.tex", tables, "latex")

@@ -15,8 +15,8 @@ from hf_ecgtext.commands.options import parse_settings
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.contamination import check_contamination
 from hf_ecgtext.evaluation.results import write_results
-from hf_ecgtext.harness.single import evaluate_zero_shot
-from hf_ecgtext.reporting.tables.render import zero_shot_table
+from hf_ecgtext.harness.matrix import evaluate_zero_shot
+from hf_ecgtext.reporting.tables.all import benchmark_tables, headlines
 from hf_ecgtext.training import EcgTextTrainer
 from hf_ecgtext.training.recorded_recipe import RECIPE_FILE
 from hf_ecgtext.training.run import TrainingOutcome, train
@@ -110,7 +110,9 @@ def _answer_zero_shot(outcome: TrainingOutcome, arguments: argparse.Namespace) -
         f"\nZero-shot on the {data.name} test split ({len(data.split('test'))} records); contamination: "
         f"{results[0].contamination}.\n"
     )
-    print(zero_shot_table(results, style="terminal"))
+    shown = headlines(results, "average_precision")
+    for table in benchmark_tables(shown, titles={str(folder): folder.name}, published=False):
+        print(table.render("terminal"))
 
 
 def _name_next_commands(outcome: TrainingOutcome, arguments: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_ecgtext.data.ledger import TRAINING_SPLIT, TrainingLedger
+from hf_ecgtext.data.tasks import SPLITS
 from hf_ecgtext.evaluation.contamination import check_contamination
 from hf_ecgtext.evaluation.encoders.frozen import hash_weights
 from hf_ecgtext.evaluation.frame import EvaluatedTask
@@ -199,7 +200,7 @@ def _build_trainer(
     folder: Path,
     show_progress: bool,
 ) -> tuple[FinetuningTrainer, _Splits]:
-    train, validation, test = (problem.split(name) for name in ("train", "validation", "test"))
+    train, validation, test = (problem.split(name) for name in SPLITS)
     metric, score = selection_score(problem, validation)
     arguments = EcgTextTrainingArguments(
         **{

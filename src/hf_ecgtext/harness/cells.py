@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from hf_ecgtext.evaluation.frame import CellOutcome
 from hf_ecgtext.evaluation.results import read_results, write_results
 from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.evaluation.statistics.retrieval_ranks import RetrievalRanks
+from hf_ecgtext.io import hash_of_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,5 +78,4 @@ class CellStore:
             shutil.rmtree(unfinished)
 
     def _place(self, description: dict[str, Any]) -> Path:
-        text = json.dumps(description, sort_keys=True, ensure_ascii=False)
-        return self.folder / hashlib.sha256(text.encode()).hexdigest()[:32]
+        return self.folder / hash_of_json(description)[:32]

@@ -55,31 +55,6 @@ class PublishedNumber:
         return f"{self.percent:.1f}" if round(self.percent, 1) == self.percent else f"{self.percent:.2f}"
 
 
-def published_number(method: str, evaluation: str, task: str, **settings: Any) -> list[PublishedNumber]:
-    """What the papers print for a method on a task; several where they disagree or re-ran it.
-
-    Args:
-        method (`str`): Such as `"merl"`.
-        evaluation (`str`): Such as `"linear_probe"`.
-        task (`str`): Such as `"ptbxl_super"`, or `"ptbxl_super->cpsc2018"` of a distribution shift.
-        **settings: Numbers with these settings only, such as `fraction=0.01`.
-
-    Returns:
-        `list[PublishedNumber]`: Empty if no paper has it.
-
-    Raises:
-        ValueError: If no paper has any number of such a method.
-    """
-    if method not in (known := {number.method for number in published_numbers()}):
-        raise ValueError(f"There is no published number of '{method}'; methods: {', '.join(sorted(known))}.")
-    return [
-        number
-        for number in published_numbers(evaluation)
-        if (number.method, number.task) == (method, task)
-        and all(name in number.settings and number.settings[name] == value for name, value in settings.items())
-    ]
-
-
 def published_numbers(evaluation: str | None = None) -> list[PublishedNumber]:
     """All numbers, or those of one evaluation, in the order of the file."""
     return [number for number in _read() if evaluation in (None, number.evaluation)]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hf_ecgtext.data.sources.merl_splits import SPLIT_LISTS, read_train_order
 from hf_ecgtext.data.subsets import published_subset, stratified_subsets
+from hf_ecgtext.data.tasks import SPLITS
 from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns
 from hf_ecgtext.evaluation.frame import CellOutcome, EvaluatedTask, EvaluationContext, scores_of_test
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
@@ -176,7 +177,7 @@ def _exchanged_columns(task: EvaluatedTask, protocol: EvaluationProtocol) -> dic
 def _features(
     runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext
 ) -> dict[str, list[NDArray[np.float32]]]:
-    return {split: context.probe_features(runs, task, split) for split in ("train", "validation", "test")}
+    return {split: context.probe_features(runs, task, split) for split in SPLITS}
 
 
 _Cell = tuple[dict[str, Any], dict[str, Any], list[_Run]]

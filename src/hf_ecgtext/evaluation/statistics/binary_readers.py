@@ -1,8 +1,8 @@
 """People, or anything else that answers yes or no, measured like a model at a threshold (CODE-test, defect 17).
 
 Yes-or-no answers have one sensitivity and one specificity, not a curve. The area under the curve through that one point
-is not comparable with that of a continuous score, so none is computed here. A model meets readers at thresholds that
-were fixed elsewhere, by the same metrics.
+is not comparable with that of a continuous score, so none is computed here. A model can only be set beside readers by
+these metrics, at thresholds that were fixed on other records.
 
 Source: PAPERS.md, "Evaluation protocols", defect 17; Ribeiro et al. 2020, table 2 (metrics of readers on CODE-test).
 """
@@ -25,7 +25,7 @@ READER_METRICS: tuple[ThresholdMetric, ...] = ("f1", "sensitivity", "specificity
 
 @dataclass(frozen=True, eq=False)
 class ReaderScores:
-    """How one reader, or a model at thresholds, agrees with the gold standard.
+    """How one reader agrees with the gold standard.
 
     Args:
         per_class (`dict[str, list[Interval]]`): By metric (`"f1"`, `"sensitivity"`, `"specificity"`, `"precision"`),
@@ -67,39 +67,14 @@ def reader_scores(
     answers = np.asarray(annotations)
     if not np.isin(answers, (0, 1)).all():
         raise ValueError(
-            f"Annotations are 0 or 1, but these hold {answers[~np.isin(answers, (0, 1))].flat[0]}. For continuous "
-            "scores use scores_at_thresholds, with thresholds from validation."
+            f"Annotations are 0 or 1, but these hold {answers[~np.isin(answers, (0, 1))].flat[0]}. Continuous scores "
+            "need thresholds that were fixed on other records first."
         )
-    halves = np.full(answers.shape[-1], 0.5)
-    return scores_at_thresholds(answers.astype(np.float64), halves, gold, patient_ids, num_resamples, confidence, seed)
-
-
-def scores_at_thresholds(
-    scores: ArrayLike,
-    thresholds: ArrayLike,
-    gold: ArrayLike,
-    patient_ids: Sequence[object] | NDArray | None = None,
-    num_resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> ReaderScores:
-    """The same of a model's continuous scores, with "yes" at and above thresholds.
-
-    Args:
-        scores (`np.ndarray` of shape `(num_records, num_classes)`): Larger means more likely.
-        thresholds (`np.ndarray` of shape `(num_classes,)`): Fixed on other records, such as by
-            [`~hf_ecgtext.evaluation.statistics.thresholds.max_f1_thresholds`] on validation. NaN where a
-            class has none; it then has no value.
-        gold, patient_ids, num_resamples, confidence, seed: As in `reader_scores`.
-
-    Raises:
-        RecordError: A score is not finite.
-        ValueError: Shapes disagree, or a value is not 0 or 1.
-    """
-    checked, positive = check_scores_and_targets(scores, gold)
-    metrics = [at_thresholds(thresholds, name) for name in READER_METRICS]
+    checked, positive = check_scores_and_targets(answers.astype(np.float64), gold)
+    decided = checked == 1
+    metrics = [at_thresholds(np.full(answers.shape[-1], 0.5), name) for name in READER_METRICS]
     distributions = bootstrap_intervals(checked, positive, patient_ids, metrics, num_resamples, confidence, seed)
-    decided = checked >= np.asarray(thresholds, dtype=np.float64)
+    # Each metric is a proportion: right answers among those that were asked.
     trials = {
         "f1": (decided & positive, decided | positive),
         "sensitivity": (decided & positive, positive),
@@ -109,7 +84,7 @@ def scores_at_thresholds(
     per_class = {}
     for name, (right, asked) in trials.items():
         lows, highs = wilson_interval(right.sum(axis=0), asked.sum(axis=0), confidence)
-        if name == "f1":
+        if name == "f1":  # which is 2 J / (1 + J) of the proportion J above, and rises with it
             lows, highs = 2 * lows / (1 + lows), 2 * highs / (1 + highs)
         per_class[name] = [
             Interval(float(value), *((float(low), float(high)) if np.isfinite(value) else (np.nan, np.nan)))

@@ -8,6 +8,7 @@ import numpy as np
 
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.statistics.permutation import holm
+from hf_ecgtext.evaluation.statistics.retrieval_ranks import METRICS as RETRIEVAL_METRICS
 from hf_ecgtext.reporting.published_numbers import (
     SIX_TASKS,
     PublishedNumber,
@@ -30,17 +31,12 @@ from hf_ecgtext.reporting.tables.grid import (
     split_by,
     task_titles,
 )
-from hf_ecgtext.reporting.tables.probes import BEST_TEST_EPOCH, fraction, fraction_title, probe_tables, variant
-from hf_ecgtext.reporting.tables.prompts import sensitivity_tables
-from hf_ecgtext.reporting.tables.render import UNDEFINED, NamedTable, Style, render_table
-from hf_ecgtext.reporting.tables.transfer import lead_tables, put_references, retrieval_tables, shift_tables
+from hf_ecgtext.reporting.tables.probes import fraction, fraction_title, probe_tables, variant
+from hf_ecgtext.reporting.tables.render import UNDEFINED, NamedTable, percent
+from hf_ecgtext.reporting.tables.transfer import lead_tables, retrieval_tables, shift_tables
 
 _RANKING_METRICS = ("auroc", "average_precision")
 _MEAN = "mean"
-_README_RETRIEVAL = {
-    ("recall_at_10", "ecg_to_report"): "R@10 ECG to report",
-    ("recall_at_10", "report_to_ecg"): "R@10 report to ECG",
-}
 _TITLES = {
     "zero_shot": "Zero-shot",
     "linear_probe": "Linear probe",
@@ -94,6 +90,17 @@ def benchmark_tables(
     return tables
 
 
+def headlines(results: Sequence[EvaluationResult], *more_metrics: str) -> list[EvaluationResult]:
+    """What a command prints: AUROC over all classes and retrieval; the result lines and the pages have the rest.
+
+    Args:
+        results (`Sequence[EvaluationResult]`): Lines of one run.
+        *more_metrics: Metrics to print beside, such as `"average_precision"`.
+    """
+    metrics = {"auroc", *RETRIEVAL_METRICS, *more_metrics}
+    return [result for result in results if result.min_positives == 1 and result.metric in metrics]
+
+
 def zero_shot_tables(
     results: Sequence[EvaluationResult],
     supervised: Sequence[EvaluationResult],
@@ -126,6 +133,38 @@ def zero_shot_tables(
                 f"Zero-shot: macro {measure_title(*name)}, {named}, {protocol} protocol",
                 published=published and name == ("auroc", 1),
             )
+
+
+def sensitivity_tables(results: Sequence[EvaluationResult], rows: EncoderRows) -> Iterator[NamedTable]:
+    """One table per protocol with several prompt sets: lowest, highest and range of macro AUROC by encoder and task.
+
+    Args:
+        results (`Sequence[EvaluationResult]`): Zero-shot lines.
+        rows ([`EncoderRows`]): Of the run.
+    """
+    macro = [result for result in results if measure(result) == ("auroc", 1) and result.value is not None]
+    title = task_titles(macro)
+    for protocol, lines in split_by(macro, lambda result: result.protocol).items():
+        sets = list(dict.fromkeys(str(result.prompts) for result in lines))
+        if len(sets) < 2:
+            continue
+        grid = Grid(corner=("encoder", "task"))
+        for (row, task), found in split_by(lines, lambda result: (rows.row(result), title(result))).items():
+            low = min(found, key=lambda result: float(result.value or 0.0))
+            high = max(found, key=lambda result: float(result.value or 0.0))
+            place = row.with_titles(task)
+            grid.put(place, "low", "lowest", f"{percent(low.value)} ({low.prompts})")
+            grid.put(place, "high", "highest", f"{percent(high.value)} ({high.prompts})")
+            grid.put(place, "range", "range", f"{100 * (float(high.value or 0.0) - float(low.value or 0.0)):.1f}")
+        yield grid.table(
+            f"Zero-shot: spread over {len(sets)} prompt sets, {protocol} protocol",
+            [
+                "Macro AUROC in percent. The spread is no confidence interval: it says what the same encoder would "
+                "have scored with other words.",
+                f"Prompt sets: {', '.join(sets)}.",
+                *footnotes(lines, rows, intervals=False),
+            ],
+        )
 
 
 def difference_tables(results: Sequence[EvaluationResult], rows: EncoderRows) -> Iterator[NamedTable]:
@@ -161,97 +200,6 @@ def difference_tables(results: Sequence[EvaluationResult], rows: EncoderRows) ->
                 *footnotes(lines, rows),
             ],
         )
-
-
-def readme_benchmark_table(
-    results: Sequence[EvaluationResult],
-    *,
-    titles: Mapping[str, str] | None = None,
-    tasks: Sequence[str] | None = None,
-    prompts: str | None = None,
-    recipe: str = "merl",
-    intervals: bool = True,
-    style: Style = "markdown",
-) -> str:
-    """One compact table: zero-shot, probe (strict and published) and retrieval, one row per task and encoder.
-
-    Below, what the most frequent report reaches in retrieval where it answers every ECG.
-
-    Args:
-        results (`Sequence[EvaluationResult]`): Lines of one run.
-        titles (`Mapping[str, str]`, *optional*): How checkpoints are called, in the order of the rows.
-        tasks (`Sequence[str]`, *optional*): Which, in order; all by default.
-        prompts (`str`, *optional*): The prompt set of the zero-shot column; not needed if there is one.
-        recipe (`str`): The published probe.
-        intervals (`bool`): Print intervals.
-        style (`str`): As in `render_table`.
-
-    Raises:
-        ValueError: If there are several prompt sets and none is chosen, or no result of these tasks.
-    """
-    lines = [result for result in latest(results) if result.compared_with is None and result.min_positives == 1]
-    rows = EncoderRows(lines, titles or {})
-    macro = [result for result in lines if result.metric == "auroc"]
-    asked = list(dict.fromkeys(result.task for result in macro if result.evaluation in ("zero_shot", "linear_probe")))
-    wanted = asked if tasks is None else [task for task in tasks if task in asked]
-    sets = list(dict.fromkeys(result.prompts for result in macro if result.evaluation == "zero_shot"))
-    if prompts is None and len(sets) > 1:
-        raise ValueError(f"The results are of the prompt sets {', '.join(map(str, sets))}; choose one of them.")
-    if not wanted or (prompts is not None and prompts not in sets):
-        raise ValueError(
-            f"There are no results of tasks {tasks} and prompts {prompts}; the results have tasks "
-            f"{', '.join(asked) or 'none'} and prompts {', '.join(map(str, sets)) or 'none'}."
-        )
-    shares = sorted({fraction(result) for result in macro if result.evaluation == "linear_probe"})
-    names = [f"{fraction_title(share)} {kind}" for share in shares for kind in ("strict", "published")]
-    columns = ["zero-shot", *(f"probe {name}" for name in names), *_README_RETRIEVAL.values()]
-    placed: dict[str, list[tuple[str, EvaluationResult]]] = {task: [] for task in wanted}
-    for result in lines:
-        column = _readme_column(result, prompts, recipe)
-        if column in columns and result.evaluation == "retrieval":
-            homes = dict.fromkeys(other.task for other in macro if other.data == result.data)
-        else:
-            homes = {result.task: None}
-        for task in homes.keys() & placed.keys() if column in columns else ():
-            placed[task].append((str(column), result))
-    filled = {column for found in placed.values() for column, _ in found}
-    table_rows: list[list[str]] = []
-    for task, found in placed.items():
-        grid = Grid(corner=("encoder",), columns={column: column for column in columns if column in filled})
-        for column, result in found:
-            grid.put(rows.row(result), column, column, cell(result, interval=intervals))
-        put_references(grid, found, ["always_commonest"])
-        table_rows += [[task, *row] for row in grid.table(task, []).rows]
-    header = ["task", "encoder", *(column for column in columns if column in filled)]
-    if len(wanted) == 1:
-        header, table_rows = header[1:], [row[1:] for row in table_rows]
-    used = [result for found in placed.values() for _, result in found]
-    notes = [
-        f"Macro AUROC in percent; zero-shot with {prompts or sets[0]} prompts." if sets else "Macro AUROC in percent.",
-        f"Published: {recipe} recipe, best test epoch, an upper bound that nobody could have known." if recipe else "",
-        "R@10: own answer among the first ten." if set(_README_RETRIEVAL.values()) & filled else "",
-        *footnotes(used, rows, intervals=intervals),
-    ]
-    about = f"{wanted[0]}. " if len(wanted) == 1 else ""
-    return render_table(header, table_rows, style) + "\n\n" + about + " ".join(note for note in notes if note) + "\n"
-
-
-def _readme_column(result: EvaluationResult, prompts: str | None, recipe: str) -> str | None:
-    """The column of the README's table in which a result stands, if in any."""
-    settings, strict = result.settings, result.protocol == "strict"
-    share = fraction_title(fraction(result))
-    if result.evaluation == "retrieval" and strict:
-        return _README_RETRIEVAL.get((result.metric, str(settings.get("direction"))))
-    if result.metric != "auroc":
-        return None
-    if result.evaluation == "zero_shot" and strict and prompts in (None, result.prompts):
-        return "zero-shot"
-    if result.evaluation == "linear_probe" and result.protocol == "published":
-        best = settings.get("selection") == BEST_TEST_EPOCH and settings.get("solver") == recipe
-        return f"probe {share} published" if best else None
-    if result.evaluation in ("linear_probe", "supervised") and strict and "selection" not in settings:
-        return f"probe {share} strict"
-    return None
 
 
 def _zero_shot_table(

@@ -8,7 +8,7 @@ from benchmark_lines import line
 
 from hf_ecgtext.evaluation.results import read_results
 from hf_ecgtext.methods import method_names
-from hf_ecgtext.reporting.cards import card_table
+from hf_ecgtext.reporting.tables.documents import card_table
 
 ROOT = Path(__file__).resolve().parents[2]
 
