@@ -1,34 +1,100 @@
-"""Writes every table of README.md and the model cards anew from the result lines.
+"""Makes every generated table, page and picture anew: from the result lines, the parsers and the import statements.
 
     python scripts/update_docs.py            # rewrites the files
-    python scripts/update_docs.py --check    # exit code 1 if a table is stale
+    python scripts/update_docs.py --check    # exit code 1 if one is stale
 
-A table stands behind a comment that says what it shows: `<!-- benchmark: RESULTS PROMPTS TASK -->`,
-`<!-- inflation: RESULTS -->`, `<!-- runs: RESULTS -->`, and in a card `<!-- results: RECIPE ... -->`.
+A table stands behind a comment that says what it shows:
+
+* `<!-- headline: RESULTS PROMPTS -->` in the README;
+* `<!-- benchmark: RESULTS PROMPTS TASK -->`, `<!-- inflation: RESULTS -->`, `<!-- runs: RESULTS -->`,
+  `<!-- quickstart: RESULTS -->` and `<!-- study: FILE -->` in docs/results;
+* `<!-- results: RECIPE ... -->` in a model card.
+
+Whole files: docs/commands.md, docs/images/house.svg and docs/results/results.csv.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hf_ecgtext.evaluation.results import EvaluationResult, read_results
-from hf_ecgtext.reporting.tables.documents import card_table, readme_benchmark_table, runs_table
-from hf_ecgtext.reporting.tables.probes import inflation_summary
-
 ROOT = Path(__file__).resolve().parents[1]
-_TABLE = r"(?:\|[^\n]*\n)+"
-_TABLE_WITH_NOTES = _TABLE + r"\n[^\n]+\n"
+sys.path.insert(0, str(ROOT / "scripts"))  # also where a test runs this file
+
+from command_reference import command_reference  # noqa: E402
+from house import picture  # noqa: E402
+
+from hf_ecgtext.evaluation.results import EvaluationResult, read_results  # noqa: E402
+from hf_ecgtext.methods import method_names  # noqa: E402
+from hf_ecgtext.reporting.tables.documents import card_table, readme_benchmark_table, runs_table  # noqa: E402
+from hf_ecgtext.reporting.tables.probes import inflation_summary  # noqa: E402
+from hf_ecgtext.reporting.tables.render import percent  # noqa: E402
+
+_TABLE = r"(?:\|[^\n]*\n)*"
+_TABLE_WITH_NOTES = r"(?:(?:\|[^\n]*\n)+\n[^\n]+\n)?"
 _CARD_TASKS = ("ptbxl_super", "ptb_xl", "synthetic")  # the superclasses stand for PTB-XL
+_TITLES = {"merl": "MERL", "etp": "ETP", "deri": "DERI", "cmelt": "C-MELT", "cgdmer": "CG-DMER"}
+_CSV_COLUMNS = (
+    "results", "checkpoint", "encoder", "data", "task", "evaluation", "protocol", "metric", "min_positives", "prompts",
+    "settings", "value", "low", "high", "spread", "p_value", "compared_with", "num_records", "seed", "contamination",
+)  # fmt: skip
 
 
 def lines_of(name: str) -> list[EvaluationResult]:
     """The result lines that are kept under a name."""
     return read_results(ROOT / "results" / f"{name}.jsonl.gz")
+
+
+def headline(name: str, prompts: str) -> str:
+    """The README's table: the five superclasses and retrieval, the best methods first."""
+    lines = [line for line in lines_of(name) if line.compared_with is None and line.min_positives == 1]
+    questions: dict[str, Callable[[EvaluationResult], bool]] = {
+        "zero-shot": lambda line: (line.evaluation, line.prompts) == ("zero_shot", prompts),
+        "linear probe, 1 % of labels": lambda line: line.settings.get("fraction") == 0.01,
+        "linear probe, all labels": lambda line: line.settings.get("fraction") == 1.0,
+    }
+    rows: dict[tuple[str, str], dict[str, EvaluationResult]] = {}
+    for line in lines:
+        key = (line.encoder, Path(line.checkpoint).name)
+        if line.protocol != "strict" or (line.encoder == "random" and key[1] != "merl"):
+            continue
+        if (line.metric, line.settings.get("direction")) == ("recall_at_10", "ecg_to_report"):
+            rows.setdefault(key, {})["retrieval"] = line
+        for title, is_asked in questions.items():
+            if (line.task, line.metric) == ("ptbxl_super", "auroc") and is_asked(line):
+                rows.setdefault(key, {})[title] = line
+    columns = [*questions, "retrieval"]
+    order = sorted(
+        (key for key in rows if key[0] == "trained"),
+        key=lambda key: rows[key]["zero-shot"].value or 0.0,
+        reverse=True,
+    )
+    named = [(_TITLES[key[1]], rows[key]) for key in order]
+    named += [
+        (title, found)
+        for (encoder, _), found in rows.items()
+        for kind, title in (("interval_features", "measured intervals"), ("random", "random weights (MERL)"))
+        if encoder == kind
+    ]
+    table = [
+        f"| | {' | '.join(questions)} | retrieval: own report in the first ten |",
+        "|---|" + "---:|" * len(columns),
+    ]
+    for title, found in named:
+        cells = [
+            percent(found[column].value, found[column].confidence_interval) if column in found else "-"
+            for column in columns
+        ]
+        table.append(f"| {title} | {' | '.join(cells)} |")
+    constant = next(found["retrieval"] for _, found in named).details["always_commonest"]
+    table.append(f"| always the commonest reports | - | - | - | {100 * constant:.1f} |")
+    return "\n".join(table)
 
 
 def benchmark(name: str, prompts: str, task: str) -> str:
@@ -51,6 +117,36 @@ def runs(name: str) -> str:
     return runs_table(found).strip() + "\n"
 
 
+def quickstart(name: str) -> str:
+    """The quickstart's zero-shot answers, by method."""
+    lines = [
+        line for line in lines_of(name) if (line.metric, line.min_positives, line.compared_with) == ("auroc", 1, None)
+    ]
+    table = ["| method | macro AUROC (95 % CI) | random weights (95 % CI) |", "|---|---:|---:|"]
+    for method in method_names():
+        own = {
+            line.encoder: percent(line.value, line.confidence_interval)
+            for line in lines
+            if re.search(rf"\b{method}\b", Path(line.checkpoint).name)
+        }
+        if own:
+            table.append(f"| {_TITLES[method]} | {own['trained']} | {own.get('random', '-')} |")
+    return "\n".join(table)
+
+
+def study(name: str) -> str:
+    """The trainings of `benchmarks/retrieval_study.py`, one line each."""
+    lines = [json.loads(line) for line in (ROOT / "results" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    columns = ("R@1", "R@10", "R@10 to ECG", "MRR", "effective rank")
+    table = [f"| method | variant | seed | {' | '.join(columns)} |", "|---|---|---:|" + "---:|" * len(columns)]
+    for line in sorted(lines, key=lambda line: (line["method"], line["variant"], line["seed"])):
+        numbers = " | ".join(f"{line[column]:.1f}" for column in columns)
+        table.append(f"| {_TITLES[line['method']]} | {line['variant']} | {line['seed']} | {numbers} |")
+    first, tenth = lines[0]["commonest R@1"], lines[0]["commonest R@10"]
+    table.append(f"| - | always the commonest reports | - | {first} | {tenth} | - | - | - |")
+    return "\n".join(table)
+
+
 def card(method: str, recipes: str) -> str:
     """A method's answers to all questions, by recipe."""
     found = {}
@@ -58,6 +154,32 @@ def card(method: str, recipes: str) -> str:
         own = [line for line in lines_of(recipe) if re.search(rf"\b{method}\b", Path(line.checkpoint).name)]
         found[recipe] = [line for line in own if line.task in _CARD_TASKS]
     return card_table(found) + "\n"
+
+
+def all_results() -> str:
+    """Every result line as a row of one CSV file; the lines themselves also have classes, versions and commands."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(_CSV_COLUMNS)
+    for path in sorted((ROOT / "results").glob("*.jsonl.gz")):
+        name = path.name.removesuffix(".jsonl.gz")
+        writer.writerows(_csv_row(name, line) for line in read_results(path))
+    return file.getvalue()
+
+
+def _csv_row(name: str, line: EvaluationResult) -> Iterator[object]:
+    low, high = line.confidence_interval or (None, None)
+    special = {
+        "results": name,
+        "data": line.data["name"],
+        "settings": json.dumps(line.settings, sort_keys=True) if line.settings else "",
+        "low": low,
+        "high": high,
+        "seed": " ".join(map(str, line.seed)) if isinstance(line.seed, tuple) else line.seed,
+    }
+    for column in _CSV_COLUMNS:
+        value = special[column] if column in special else getattr(line, column)
+        yield f"{value:.6g}" if isinstance(value, float) else "" if value is None else value
 
 
 def rewritten(text: str, marker: str, table: str, make: Callable[..., str]) -> str:
@@ -71,16 +193,25 @@ def rewritten(text: str, marker: str, table: str, make: Callable[..., str]) -> s
 
 
 def documents() -> dict[Path, str]:
-    """Every file with tables, as it should be."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    for marker, table, make in (
-        ("benchmark", _TABLE_WITH_NOTES, benchmark),
-        ("inflation", _TABLE_WITH_NOTES, inflation),
-        ("runs", _TABLE, runs),
-    ):
-        text = rewritten(text, marker, table, make)
-    found = {readme: text}
+    """Every file with something generated in it, as it should be."""
+    docs = ROOT / "docs"
+    found = {
+        docs / "commands.md": command_reference(),
+        docs / "images" / "house.svg": picture(),
+        docs / "results" / "results.csv": all_results(),
+    }
+    for page in (ROOT / "README.md", docs / "results" / "index.md", docs / "results" / "retrieval.md"):
+        text = page.read_text(encoding="utf-8")
+        for marker, table, make in (
+            ("headline", _TABLE, headline),
+            ("benchmark", _TABLE_WITH_NOTES, benchmark),
+            ("inflation", _TABLE_WITH_NOTES, inflation),
+            ("runs", _TABLE, runs),
+            ("quickstart", _TABLE, quickstart),
+            ("study", _TABLE, study),
+        ):
+            text = rewritten(text, marker, table, make)
+        found[page] = text
     for path in sorted((ROOT / "model_cards").glob("*.md")):
         method, content = path.stem, path.read_text(encoding="utf-8")
         found[path] = rewritten(
@@ -94,7 +225,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing")
     arguments = parser.parse_args()
-    stale = {path: text for path, text in documents().items() if path.read_text(encoding="utf-8") != text}
+    stale = {
+        path: text
+        for path, text in documents().items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text
+    }
     for path, text in stale.items():
         print(f"{path.relative_to(ROOT)}: {'stale' if arguments.check else 'rewritten'}")
         if not arguments.check:

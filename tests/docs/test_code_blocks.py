@@ -124,7 +124,3 @@ def test_no_page_promises_what_is_there_or_keeps_a_word_that_went():
         for found in re.finditer(stale, path.read_text(encoding="utf-8"))
     ]
     assert not wrong, "\n".join(wrong)
-
-
-def test_the_readme_is_one_page():
-    assert len((ROOT / "README.md").read_bytes()) <= 12_000
