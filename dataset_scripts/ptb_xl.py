@@ -3,7 +3,7 @@
     python dataset_scripts/ptb_xl.py --source ptb-xl --out prepared [--set sampling_rate_hz=100] [--push-to-hub REPO]
 
 This is `hf-ecgtext prepare ptb_xl`, whose options it takes. Afterwards:
-`load_dataset("prepared", split="...", streaming=True)`. `PtbXlSourceBuilder` streams the download as it is.
+`load_dataset("prepared", split="...", streaming=True)`. `PtbXlBuilder` streams the download as it is.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 
 from hf_ecgtext.cli import main as run_command
-from hf_ecgtext.data.builders import PtbXlSourceBuilder
+from hf_ecgtext.data.builders import PtbXlBuilder
 
-BUILDER = PtbXlSourceBuilder
+BUILDER = PtbXlBuilder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from hf_ecgtext.commands.options import explain_settings, parse_settings
-from hf_ecgtext.data.opening import open_source, source_names
 from hf_ecgtext.data.prepare.card import push_folder_to_hub
 from hf_ecgtext.data.prepare.prepare import check_output, prepare, scratch_folder
 from hf_ecgtext.data.prepare.summary import summary_table
+from hf_ecgtext.data.sources.by_name import open_source, source_names
 from hf_ecgtext.data.store.manifest import is_prepared
 
 MANY_SKIPPED = 3
