@@ -39,10 +39,10 @@ import pyarrow.parquet as pq
 import wfdb
 from numpy.typing import NDArray
 
-from hf_ecgtext.data.opening import open_source
 from hf_ecgtext.data.prepare.plan import Plan, make_plan
 from hf_ecgtext.data.prepare.prepare import prepare
 from hf_ecgtext.data.prepare.shard_writer import ShardJob, ShardWriter
+from hf_ecgtext.data.sources.by_name import open_source
 from hf_ecgtext.data.store.schema import decode_table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "data"))

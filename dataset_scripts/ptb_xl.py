@@ -3,7 +3,7 @@
     python dataset_scripts/ptb_xl.py --source ptb-xl --output-dir prepared [--data-set sampling_rate_hz=100]
 
 This is `hf-ecgtext prepare ptb_xl`, whose options it takes. Afterwards:
-`load_dataset("prepared", split="...", streaming=True)`. `PtbXlSourceBuilder` streams the download as it is.
+`load_dataset("prepared", split="...", streaming=True)`. `PtbXlBuilder` streams the download as it is.
 """
 
 from __future__ import annotations

@@ -503,13 +503,13 @@ def test_a_pipeline_refuses_a_model_without_texts(merl_folder, processor):
     ("options", "message"),
     [
         (["--recipe", "nosuch"], "Method 'merl' has no recipe 'nosuch'. Its recipes: debug, "),
-        (["--data", "ptb_xl"], "PTB-XL needs --data-dir: the folder with ptbxl_database.csv"),
+        (["--data", "ptb_xl"], "ptb_xl needs --data-dir: its original download, or the folder prepared from it."),
         (
             ["--data", "ptb_xl", "--data-dir", "/nonexistent"],
-            "No /nonexistent/ptbxl_database.csv. Download PTB-XL from",
+            "There is no folder '/nonexistent'. Name the folder of the original download.",
         ),
         (["--data-dir", "/nonexistent"], "Synthetic data is drawn from a seed and needs no --data-dir"),
-        (["--data-set", "nosuch=1"], "--data-set: there is no setting 'nosuch'"),
+        (["--data-set", "nosuch=1"], "synthetic has no option 'nosuch'; it has: num_records, seed, sampling_rate_hz, "),
         (["--data-set", "num_records=many"], "--data-set num_records=many cannot be used: "),
         (["--data-set", "num_records"], "'num_records' is not NAME=VALUE."),
         (["--set", "nosuch=1"], "Cannot override 'nosuch': write text_model, or config., ecg., text. or training."),

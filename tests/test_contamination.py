@@ -16,7 +16,8 @@ from transformers import AutoModel, AutoProcessor
 
 from hf_ecgtext.cli import main
 from hf_ecgtext.data.ledger import TrainingLedger, load_ledger
-from hf_ecgtext.data.opening import open_data, open_source
+from hf_ecgtext.data.opening import open_data
+from hf_ecgtext.data.sources.by_name import open_source
 from hf_ecgtext.errors import ContaminationError
 from hf_ecgtext.evaluation.contamination import check_contamination
 from hf_ecgtext.evaluation.results import EvaluationResult, read_results

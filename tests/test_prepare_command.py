@@ -78,7 +78,7 @@ def test_an_unknown_option_of_the_dataset_is_named(tree, tmp_path, command_line)
         "mimic_iv_ecg", "--source", tree[0], "--output-dir", tmp_path / "out", "--data-set", "minwords=1"
     )
     assert code == 1
-    assert "--data-set: there is no setting 'minwords'" in errors
+    assert "mimic_iv_ecg has no option 'minwords'; it has: min_words, drop_nan" in errors
 
 
 def test_an_unknown_dataset_is_a_usage_error(tmp_path, capsys):

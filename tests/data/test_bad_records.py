@@ -19,12 +19,12 @@ from reading_fixtures import random_adc, write_record
 from hf_ecgtext.cli import main
 from hf_ecgtext.data.bad_records import for_validation_in_training
 from hf_ecgtext.data.builders import MimicIvEcgBuilder
-from hf_ecgtext.data.opening import open_data, open_source, source_class, source_names
+from hf_ecgtext.data.opening import open_data
 from hf_ecgtext.data.prepare.prepare import prepare
 from hf_ecgtext.data.records import INVALID_SAMPLE, has_valid_sample
 from hf_ecgtext.data.sources.base import EcgSource
+from hf_ecgtext.data.sources.by_name import open_source, source_class, source_names
 from hf_ecgtext.data.sources.cinc2021.segments import identification_data
-from hf_ecgtext.data.sources.ptb_xl.cached import load_ptb_xl
 from hf_ecgtext.data.sources.ptb_xl.labels import PTB_XL_CLASSES
 from hf_ecgtext.data.store.dataset import ParquetEcgDataset
 from hf_ecgtext.data.store.schema import iter_records
@@ -275,23 +275,24 @@ def test_both_ways_to_read_ptb_xl_have_a_policy(tmp_path, caplog):
     train = open_data("ptb_xl", written.folder, bad_records="replace", **streamed).train
     assert sorted({item["ecg"].record_id for item in iterate(train)}) == rest
 
-    cached = {"sampling_rate_hz": 100, "report": "original", "cache_dir": tmp_path / "cache"}
-    with pytest.raises(RecordError, match=rf"PTB-XL 1': {NO_SIGNAL} .*bad_records=skip"):
-        load_ptb_xl(written.folder, **cached)
+    cached = {**written.options, "cache_dir": tmp_path / "cache"}
+    with pytest.raises(RecordError, match=rf"Record '{bad}': {NO_SIGNAL} .*bad_records=skip"):
+        open_data("ptb_xl", written.folder, **cached)
     caplog.clear()
-    kept = load_ptb_xl(written.folder, bad_records="skip", **cached)["train"]
-    assert sorted(kept["record_id"]) == rest
-    assert f"PTB-XL 1': {NO_SIGNAL}" in caplog.text
+    kept = open_data("ptb_xl", written.folder, bad_records="skip", **cached).train
+    assert sorted(kept.column("record_id")) == rest
+    assert f"Record '{bad}': {NO_SIGNAL}" in caplog.text
     with pytest.raises(ValueError, match=r"bad_records must be 'raise' or 'skip'.*streaming=true"):
-        load_ptb_xl(written.folder, bad_records="replace", **cached)
+        open_data("ptb_xl", written.folder, bad_records="replace", **cached)
 
 
 def test_a_damaged_file_of_ptb_xl_is_named_in_the_same_way(tmp_path):
     written = ptb_xl(tmp_path / "ptb-xl")
     file = written.folder / "records100" / "00000" / "00004_lr.dat"
     file.write_bytes(file.read_bytes()[:-10])
-    cached = {"sampling_rate_hz": 100, "report": "original", "cache_dir": tmp_path / "cache", "bad_records": "skip"}
-    assert sorted(load_ptb_xl(written.folder, **cached)["train"]["record_id"]) == ["00002", "00003", "00005"]
+    cached = {**written.options, "cache_dir": tmp_path / "cache", "bad_records": "skip"}
+    train = open_data("ptb_xl", written.folder, **cached).train
+    assert sorted(train.column("record_id")) == ["00002", "00003", "00005"]
 
 
 # Prepared folders of earlier versions

@@ -10,8 +10,8 @@ import pytest
 from scipy.io import loadmat, savemat
 
 from hf_ecgtext.data.files.tree import LocalTree
-from hf_ecgtext.data.opening import open_source, source_names
 from hf_ecgtext.data.sources.base import EcgSource
+from hf_ecgtext.data.sources.by_name import open_source, source_names
 from hf_ecgtext.data.sources.cinc2021.classes import (
     CINC2021_CLASSES,
     CLASS_OF_CODE,

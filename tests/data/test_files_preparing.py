@@ -12,8 +12,8 @@ from make_mimic import MimicStudy, write_mimic_tree
 
 from hf_ecgtext.data.files.opening import open_tree
 from hf_ecgtext.data.files.remote import RemoteSettings
-from hf_ecgtext.data.opening import open_source
 from hf_ecgtext.data.prepare.prepare import prepare
+from hf_ecgtext.data.sources.by_name import open_source
 from hf_ecgtext.data.sources.mimic_iv_ecg import MimicIvEcg
 
 QUICK = RemoteSettings(timeout_s=0.3, attempts=3, backoff_s=0.01)

@@ -13,9 +13,9 @@ import pytest
 from make_mimic import LEADS, REPORT_COLUMNS, MimicStudy, write_mimic_tree, write_waveform
 
 from hf_ecgtext.data.files.tree import LocalTree
-from hf_ecgtext.data.opening import open_source, source_names
 from hf_ecgtext.data.records import INVALID_SAMPLE
 from hf_ecgtext.data.report_cleaning import clean_mimic_report
+from hf_ecgtext.data.sources.by_name import open_source, source_names
 from hf_ecgtext.data.sources.mimic_iv_ecg import MIMIC_IV_ECG_FEATURES, MimicIvEcg
 from hf_ecgtext.data.store.schema import decode_table, row_to_record, rows_to_table
 from hf_ecgtext.data.subsets import split_of
@@ -203,7 +203,7 @@ def test_impossible_options_are_refused(download, options, message):
 
 
 def test_an_unknown_option_is_refused(download):
-    with pytest.raises(TypeError, match="minimum_words"):
+    with pytest.raises(ValueError, match=r"has no option 'minimum_words'; it has: min_words, .*mean 'min_words'"):
         open_source("mimic_iv_ecg", download[0], minimum_words=3)
 
 
@@ -294,10 +294,13 @@ def test_of_a_partial_download_only_what_is_there_is_listed_on_request(download,
     for study in studies[10:17]:
         write_waveform(tmp_path, study)
     (tmp_path / f"{studies[12].path}.dat").unlink()
-    index = MimicIvEcg(LocalTree(tmp_path), min_words=0, only_present=True).index()
+    index = MimicIvEcg(LocalTree(tmp_path), min_words=0, missing="skip").index()
     expected = [str(study.study_id) for number, study in enumerate(studies) if 10 <= number < 17 and number != 12]
     assert index.records["record_id"].to_pylist() == expected
-    assert index.notes == [f"{NUM_RECORDS - 6} records have no files in 'files' here and are left out (only_present)."]
+    assert index.notes == [
+        f"{NUM_RECORDS - 6} of {NUM_RECORDS} records have no files in 'files' here and are left out (missing=skip); "
+        "6 remain."
+    ]
     assert len(MimicIvEcg(LocalTree(tmp_path), min_words=0).index().records) == NUM_RECORDS
 
 

@@ -10,8 +10,9 @@ import pytest
 from make_mimic import write_mimic_tree
 from prepared_folder import SIZES, write_prepared
 
-from hf_ecgtext.data.opening import data_name, data_names, open_data, open_source, source_names
+from hf_ecgtext.data.opening import data_name, data_names, open_data
 from hf_ecgtext.data.prepare.prepare import prepare
+from hf_ecgtext.data.sources.by_name import open_source, source_names
 from hf_ecgtext.data.sources.dataset import RawEcgDataset
 from hf_ecgtext.data.store.dataset import ParquetEcgDataset
 from hf_ecgtext.data.store.schema import EcgDataset
@@ -101,6 +102,18 @@ def test_only_training_records_may_be_replaced(raw):
         open_data("mimic_iv_ecg", raw, bad_records="drop")
 
 
+def test_raw_data_goes_through_the_arrow_cache_where_it_is_asked_to(raw, tmp_path):
+    options = {"validation_fraction": 0.2, "test_fraction": 0.2}
+    cached = open_data("mimic_iv_ecg", raw, streaming=False, cache_dir=tmp_path, **options)
+    streamed = open_data("mimic_iv_ecg", raw, **options)
+    assert cached.revision == streamed.revision
+    for split in ("train", "validation", "test"):
+        assert isinstance(cached.split(split), EcgDataset)
+        for one, other in zip(cached.split(split), streamed.split(split), strict=True):
+            assert one["ecg"].record_id == other["ecg"].record_id
+            assert one["ecg"].signal.tobytes() == other["ecg"].signal.tobytes()
+
+
 def test_an_absent_split_is_named(tmp_path):
     write_prepared(tmp_path / "only_test", {"test": (30,), "train": ()})
     data = open_data(str(tmp_path / "only_test"))
@@ -135,7 +148,9 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
         ("ptbxl", None, {}, "no data 'ptbxl'. Known data: .*ptb_xl.*; or a folder"),
         ("./owner/name", None, {}, "no data './owner/name'"),
         ("mimic_iv_ecg", None, {}, "mimic_iv_ecg needs --data-dir"),
-        ("mimic_iv_ecg", "RAW", {"streaming": False}, "must be prepared first"),
+        ("mimic_iv_ecg", "RAW", {"num_proc": 2}, "num_proc has no meaning here: no cache is made"),
+        ("PREPARED", None, {"streaming": False, "num_proc": 2}, "num_proc has no meaning here: the shards are there"),
+        ("synthetic", None, {"duration": 1}, "synthetic has no option 'duration'; it has: .*mean 'duration_s'"),
         ("synthetic", None, {"streaming": True}, "cannot be streamed"),
         ("PREPARED", "RAW", {}, "data_dir has no meaning"),
     ],
@@ -153,6 +168,6 @@ def test_a_folder_that_is_not_prepared_is_refused(tmp_path):
 
 def test_the_download_of_a_source_with_a_cache_streams_where_asked(real_data):
     streamed = open_data("ptb_xl", real_data / "ptb-xl", streaming=True, sampling_rate_hz=100, report="original",
-                         only_present=True)  # fmt: skip
+                         missing="skip")  # fmt: skip
     assert isinstance(streamed.train, RawEcgDataset)
     assert streamed.split("train")[0]["ecg"].num_samples == 1000

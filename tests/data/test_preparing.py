@@ -16,8 +16,8 @@ from failing_trees import FailingTree
 from filelock import FileLock
 from make_mimic import write_mimic_tree
 
-from hf_ecgtext.data.opening import open_source
 from hf_ecgtext.data.prepare.prepare import prepare
+from hf_ecgtext.data.sources.by_name import open_source
 from hf_ecgtext.data.sources.mimic_iv_ecg import MimicIvEcg
 from hf_ecgtext.data.store.manifest import ROWS_PER_GROUP, read_manifest
 from hf_ecgtext.data.store.schema import decode_table

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from make_mimic import MimicStudy, write_mimic_tree, write_waveform
 
-from hf_ecgtext.data.opening import open_source
 from hf_ecgtext.data.prepare.prepare import prepare
 from hf_ecgtext.data.records import INVALID_SAMPLE
+from hf_ecgtext.data.sources.by_name import open_source
 from hf_ecgtext.data.store.manifest import read_manifest
 from hf_ecgtext.data.store.schema import decode_table
 

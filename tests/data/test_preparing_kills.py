@@ -6,8 +6,8 @@ from pathlib import Path
 from kill_prepare import RECORDS_PER_SHARD, kill_and_resume
 from make_mimic import write_mimic_tree
 
-from hf_ecgtext.data.opening import open_source
 from hf_ecgtext.data.prepare.prepare import prepare
+from hf_ecgtext.data.sources.by_name import open_source
 
 
 def prepare_tree(tree: Path, out: Path) -> None:

@@ -12,8 +12,8 @@ from make_mimic import MimicStudy, write_mimic_tree
 from torch.utils.data import DataLoader
 
 from hf_ecgtext.data import builders
-from hf_ecgtext.data.builders import EcgSourceBuilder, MimicIvEcgBuilder, PtbXlSourceBuilder
-from hf_ecgtext.data.opening import source_names
+from hf_ecgtext.data.builders import EcgSourceBuilder, MimicIvEcgBuilder, PtbXlBuilder
+from hf_ecgtext.data.sources.by_name import source_names
 from hf_ecgtext.data.sources.mimic_iv_ecg import MIMIC_IV_ECG_FEATURES
 from hf_ecgtext.data.store.schema import EcgDataset, iter_records
 from hf_ecgtext.errors import RecordError
@@ -71,8 +71,8 @@ def test_streamed_cached_and_parquet_records_are_those_of_the_download(download,
 
 
 def test_ptb_xl_streams_with_its_labels(real_data, tmp_path):
-    options = {"sampling_rate_hz": 100, "only_present": True}
-    builder = PtbXlSourceBuilder(source=str(real_data / "ptb-xl"), cache_dir=str(tmp_path), options=options)
+    options = {"sampling_rate_hz": 100, "missing": "skip"}
+    builder = PtbXlBuilder(source=str(real_data / "ptb-xl"), cache_dir=str(tmp_path), options=options)
     stream = builder.as_streaming_dataset("test")
     assert stream.num_shards == 1
     records = list(iter_records(stream))

@@ -30,7 +30,7 @@ def part(rows: RawEcgDataset, start: int, stop: int) -> RawEcgDataset:
 def samples(real_data, tmp_path_factory):
     """Data by task. The splits are the published ones as far as the samples reach."""
     ptb_xl = open_data("ptb_xl", real_data / "ptb-xl", streaming=True, sampling_rate_hz=100, report="original",
-                       only_present=True)  # fmt: skip
+                       missing="skip")  # fmt: skip
     # The files of five recordings are there, two of them of the test list; PhysioNet's copies are of the other lists.
     native = tmp_path_factory.mktemp("cpsc2018") / "TrainingSet"
     native.mkdir()

@@ -68,7 +68,7 @@ def test_the_unpacked_batch_is_the_plain_one_with_tokens_and_all(recipe, synthet
     _, processor = get_recipe(recipe, "debug").build(seed=0)
     collator = EcgTextCollator(processor, pack=True)
     for rows in (synthetic_dataset.__getitems__(range(8)), [Mixed(synthetic_dataset)[index] for index in range(8)]):
-        got, expected = collator.unpack(collator(rows)), EcgTextCollator(processor)(rows)
+        got, expected = collator.processor.feature_extractor.unpack(collator(rows)), EcgTextCollator(processor)(rows)
         assert got.keys() == expected.keys()
         for name, tensor in expected.items():
             torch.testing.assert_close(got[name], tensor, rtol=1e-6, atol=2e-6)
@@ -77,7 +77,7 @@ def test_the_unpacked_batch_is_the_plain_one_with_tokens_and_all(recipe, synthet
 def test_unpacking_leaves_a_plain_batch_alone(synthetic_dataset):
     _, processor = get_recipe("merl", "debug").build(seed=0)
     batch = EcgTextCollator(processor)(synthetic_dataset.__getitems__(range(3)))
-    unpacked = EcgTextCollator(processor).unpack(batch)
+    unpacked = processor.feature_extractor.unpack(batch)
     assert unpacked.keys() == batch.keys()
     assert all(unpacked[name] is tensor for name, tensor in batch.items())
 

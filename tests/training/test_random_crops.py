@@ -130,11 +130,15 @@ def test_a_collator_that_no_trainer_told_of_an_epoch_draws_nothing(tmp_path):
     rows = trainer.train_dataset.__getitems__(range(6))
     for pack in (True, False):
         collator = EcgTextCollator(trainer.processing_class, pack=pack)
-        assert set(collator.unpack(collator(rows))["ecg_values"][:, 0, 0].tolist()) == {float(CENTRE)}
+        assert set(collator.processor.feature_extractor.unpack(collator(rows))["ecg_values"][:, 0, 0].tolist()) == {
+            float(CENTRE)
+        }
         collator.crops.begin_epoch(seed=0, epoch=0)
-        drawn = collator.unpack(collator(rows))["ecg_values"][:, 0, 0]
+        drawn = collator.processor.feature_extractor.unpack(collator(rows))["ecg_values"][:, 0, 0]
         assert len(set(drawn.tolist())) == 6
-        assert torch.equal(collator.unpack(collator(rows[::-1]))["ecg_values"][:, 0, 0], drawn.flip(0))
+        assert torch.equal(
+            collator.processor.feature_extractor.unpack(collator(rows[::-1]))["ecg_values"][:, 0, 0], drawn.flip(0)
+        )
 
 
 def test_draws_are_uniform_and_depend_on_seed_epoch_and_record_alone():

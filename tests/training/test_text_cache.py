@@ -80,7 +80,7 @@ def test_a_cached_batch_has_the_loss_and_the_gradients_of_the_live_tower(frozen,
         trainer = make_trainer(copy.deepcopy(model), processor, synthetic_dataset, tmp_path)
         if cached:
             trainer._fill_text_cache()
-        inputs = trainer.data_collator.unpack(trainer.data_collator(rows))
+        inputs = trainer.processing_class.feature_extractor.unpack(trainer.data_collator(rows))
         assert ("report_ids" in inputs, "input_ids" in inputs) == (cached, not cached)
         loss, outputs = trainer.compute_loss(trainer.model.train(), inputs, return_outputs=True)
         loss.backward()
@@ -172,7 +172,7 @@ def test_a_batch_with_one_unknown_report_uses_the_live_tower(frozen, synthetic_d
     trainer._fill_text_cache()
     rows = synthetic_dataset.__getitems__(range(16))
     rows[5] = {"ecg": replace(rows[5]["ecg"], report="A report that nobody has seen")}
-    inputs = trainer.data_collator.unpack(trainer.data_collator(rows))
+    inputs = trainer.processing_class.feature_extractor.unpack(trainer.data_collator(rows))
     assert "report_ids" not in inputs
     assert len(inputs["input_ids"]) == 16
     counter = RowCounter(model)

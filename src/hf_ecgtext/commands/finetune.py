@@ -81,9 +81,9 @@ def _results(outcome: Finetuned, task: EvaluatedTask, seed: int, num_resamples: 
 
 
 def _task(data: EcgData, name: str | None) -> EvaluatedTask:
-    tasks = {task.name: task for task in data.tasks}
+    tasks = {task.name: task for task in (*data.tasks, *data.further_tasks)}
     known = ", ".join(tasks) or "none"
-    if name is None and len(tasks) != 1:
+    if name is None and len(data.tasks) != 1:
         raise ValueError(f"Say by --task what to learn; the tasks of {data.name}: {known}.")
     if name is not None and name not in tasks:
         raise ValueError(f"{data.name} has no task '{name}'; its tasks: {known}.")

@@ -6,10 +6,10 @@ import argparse
 import sys
 
 from hf_ecgtext.commands.options import parse_settings
-from hf_ecgtext.data.opening import open_source
 from hf_ecgtext.data.prepare.card import push_folder_to_hub
 from hf_ecgtext.data.prepare.prepare import check_output, prepare, scratch_folder
 from hf_ecgtext.data.prepare.summary import summary_table
+from hf_ecgtext.data.sources.by_name import open_source
 from hf_ecgtext.data.store.manifest import is_prepared
 from hf_ecgtext.training.settings import explain_settings
 

@@ -10,18 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.builder import Key
+from datasets.exceptions import DatasetGenerationError
 
-from hf_ecgtext.data.opening import open_source, source_class
 from hf_ecgtext.data.sources.base import EcgSource, SourceIndex
+from hf_ecgtext.data.sources.by_name import open_source, source_class
 from hf_ecgtext.data.store.schema import rows_to_table
 from hf_ecgtext.data.tasks import SPLITS
 from hf_ecgtext.errors import RecordError
@@ -29,7 +31,6 @@ from hf_ecgtext.errors import RecordError
 logger = logging.getLogger(__name__)
 
 _ROWS_PER_TABLE = 64
-_BAD_RECORDS = ("raise", "skip")
 
 
 @dataclass
@@ -61,8 +62,11 @@ class EcgSourceConfig(datasets.BuilderConfig):
         """
         if not self.source:
             raise ValueError(f"The builder of {self.source_name} needs source: the folder, archive or address.")
-        if self.bad_records not in _BAD_RECORDS:
-            raise ValueError(f"bad_records must be one of {list(_BAD_RECORDS)}, not '{self.bad_records}'.")
+        if self.bad_records not in ("raise", "skip"):
+            raise ValueError(
+                f"bad_records must be 'raise' or 'skip' where records are cached, not '{self.bad_records}'; 'replace' "
+                "is for training on the download as it is (streaming=true)."
+            )
         if self.records_per_shard < 1:
             raise ValueError(f"records_per_shard must be at least 1, not {self.records_per_shard}.")
         return open_source(self.source_name, self.source, **self.options)
@@ -155,11 +159,8 @@ class MimicIvEcgBuilder(EcgSourceBuilder):
     SOURCE_NAME = "mimic_iv_ecg"
 
 
-class PtbXlSourceBuilder(EcgSourceBuilder):
-    """See [`~hf_ecgtext.data.sources.ptb_xl.source.PtbXlSource`] for the options.
-
-    [`~hf_ecgtext.data.sources.ptb_xl.cached.PtbXlBuilder`] is the older one, for folders, with settings of its own.
-    """
+class PtbXlBuilder(EcgSourceBuilder):
+    """See [`~hf_ecgtext.data.sources.ptb_xl.source.PtbXlSource`] for the options."""
 
     SOURCE_NAME = "ptb_xl"
 
@@ -186,6 +187,56 @@ class CodeTestBuilder(EcgSourceBuilder):
     """See `SOURCE` of [`hf_ecgtext.data.sources.code_test`] for the options."""
 
     SOURCE_NAME = "code_test"
+
+
+def source_builder(
+    name: str,
+    location: str | Path,
+    options: Mapping[str, Any],
+    *,
+    bad_records: str = "raise",
+    cache_dir: str | Path | None = None,
+) -> EcgSourceBuilder:
+    """The builder of a source by its name.
+
+    Args:
+        name (`str`): Of the source.
+        location (`str` or `Path`): The download: a folder, an archive or an address.
+        options (`Mapping[str, Any]`): Of the source's class.
+        bad_records (`str`): As in [`EcgSourceConfig`].
+        cache_dir (`str` or `Path`, *optional*): Where the cache goes; Hugging Face's cache by default.
+
+    Raises:
+        ValueError: If a setting has an impossible value.
+        FileNotFoundError: If nothing is there.
+    """
+    builders = {builder.SOURCE_NAME: builder for builder in EcgSourceBuilder.__subclasses__()}
+    return builders[name](
+        source=str(location),
+        options=dict(options),
+        bad_records=bad_records,
+        cache_dir=None if cache_dir is None else str(cache_dir),
+    )
+
+
+def cached_splits(builder: EcgSourceBuilder, num_proc: int | None = None) -> datasets.DatasetDict:
+    """A download as an Arrow cache, made where it is not there yet.
+
+    Args:
+        builder ([`EcgSourceBuilder`]): Of the download.
+        num_proc (`int`, *optional*): Processes that make the cache.
+
+    Raises:
+        RecordError: If a record cannot be used and the builder's `bad_records` is `"raise"`.
+    """
+    try:
+        builder.download_and_prepare(num_proc=num_proc)
+    except DatasetGenerationError as error:  # says only that something happened
+        if not isinstance(cause := error.__cause__, RecordError):
+            raise
+        fix = f"{cause.fix} Or leave such records out by bad_records=skip."
+        raise RecordError(cause.record, cause.problem, fix) from error
+    return builder.as_dataset()
 
 
 def _three_numbers(version: str) -> str:

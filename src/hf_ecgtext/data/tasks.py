@@ -75,6 +75,7 @@ class EcgData:
         revision (`str`): Version, seed or fingerprint: what makes a result repeatable.
         train, validation, test ([`EcgRows`], *optional*): Rows of records; `None` where the data has no such split.
         tasks (`tuple[LabelTask, ...]`): Zero-shot questions.
+        further_tasks (`tuple[LabelTask, ...]`): Others, which are asked only by name.
     """
 
     name: str
@@ -83,6 +84,7 @@ class EcgData:
     validation: EcgRows | None
     test: EcgRows | None
     tasks: tuple[LabelTask, ...] = field(default=())
+    further_tasks: tuple[LabelTask, ...] = field(default=())
 
     def split(self, name: str) -> EcgRows:
         """One split.

@@ -64,7 +64,7 @@ class MatrixPlan:
     Args:
         entrants (`Sequence[Entrant]`): Rows.
         data (`Sequence[EcgData]`): Datasets, with other names each.
-        tasks (`Sequence[str]`, *optional*): Names of tasks; all of the data by default.
+        tasks (`Sequence[str]`, *optional*): Names of tasks; the data's own, without its further ones, by default.
         evaluations (`Sequence[str]`): Names of [`EVALUATIONS`].
         protocols (`Sequence[EvaluationProtocol]`): Switches.
         prompt_sets (`Sequence[str]`): Names, files or ensembles.
@@ -93,7 +93,7 @@ class MatrixPlan:
     def __post_init__(self) -> None:
         if unknown := [name for name in self.evaluations if name not in EVALUATIONS]:
             raise ValueError(f"There is no evaluation {', '.join(unknown)}; choose among {', '.join(EVALUATIONS)}.")
-        known = [task.name for data in self.data for task in data.tasks]
+        known = [task.name for data in self.data for task in (*data.tasks, *data.further_tasks)]
         if unknown := [name for name in self.tasks or () if name not in known]:
             raise ValueError(f"The data have no task {', '.join(unknown)}; they have: {', '.join(known) or 'none'}.")
         for title, names in (("data", [data.name for data in self.data]), ("protocol", self._protocol_names)):
@@ -112,6 +112,6 @@ class MatrixPlan:
         return [
             EvaluatedTask(data, task)
             for data in self.data
-            for task in data.tasks
+            for task in (data.tasks if self.tasks is None else (*data.tasks, *data.further_tasks))
             if self.tasks is None or task.name in self.tasks
         ]

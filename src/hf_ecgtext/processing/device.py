@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,9 +26,6 @@ from hf_ecgtext.processing.lead_mapping import LeadPlan, plan_leads
 from hf_ecgtext.processing.resampling import resampling_ratio
 from hf_ecgtext.processing.windows import crop_start, recorded_part, window_positions
 
-if TYPE_CHECKING:
-    from hf_ecgtext.processing.feature_extraction_ecg import EcgFeatureExtractor
-
 _SMALLEST_GAIN_PER_MV = 1e-30
 """A smaller gain could give infinite millivolts, which are invalid samples and the CPU's business."""
 
@@ -38,15 +36,45 @@ _RECORDS_AT_ONCE = 32
 """Their samples for the check of the limb leads stay in the processor's cache."""
 
 
+@dataclass(frozen=True)
+class DeviceSettings:
+    """What both halves of the preparation follow: settings of [`~hf_ecgtext.processing.EcgFeatureExtractor`]."""
+
+    lead_names: tuple[str, ...]
+    sampling_rate_hz: float
+    num_samples: int
+    crop: str
+    pad: str
+    return_sample_mask: bool
+    missing_leads: str
+    derive_limb_leads: bool
+    unknown_leads: str
+    check_limb_leads: str
+    bandpass_hz: tuple[float | None, float | None] | None
+    scaling: str
+    eps: float
+
+
+class PrepareOnCpu(Protocol):
+    """The whole preparation on the CPU, for records that cannot be packed."""
+
+    def __call__(self, records: Sequence[AnyEcg], positions: NDArray[np.float64], /) -> Mapping[str, NDArray[Any]]:
+        """`ecg_values`, `lead_mask` and, where asked for, `sample_mask`, batch first."""
+
+
 def pack_records(
-    extractor: EcgFeatureExtractor, records: Sequence[AnyEcg], positions: NDArray[np.float64] | None = None
+    settings: DeviceSettings,
+    prepare: PrepareOnCpu,
+    records: Sequence[AnyEcg],
+    positions: NDArray[np.float64] | None = None,
 ) -> dict[str, Tensor]:
     """The first half, on the CPU.
 
     Args:
-        extractor ([`~hf_ecgtext.processing.EcgFeatureExtractor`]): Its settings.
+        settings ([`DeviceSettings`]): Those of the model's processor.
+        prepare ([`PrepareOnCpu`]): By the same settings.
         records (`Sequence[AnyEcg]`): The batch; only a [`StoredEcg`] of int16 samples can be packed.
-        positions (`np.ndarray` of shape `(batch,)`, *optional*): Where windows start, as in a call of the extractor.
+        positions (`np.ndarray` of shape `(batch,)`, *optional*): Where windows start, as in a call of the settings.
 
     Returns:
         `dict[str, torch.Tensor]`, batch first: `lead_mask` (and `sample_mask`) as the extractor returns them; `ecg_adc`
@@ -55,25 +83,25 @@ def pack_records(
         of 0 mV; `ecg_recorded` int32 of shape `(batch, 2)`, first sample and end of what is not padding; `ecg_derived`
         bool of shape `(batch, num_leads)`, the limb leads to compute from I and II. Where some records were not packed:
         `ecg_float_rows` float32 of shape `(k, num_leads, num_samples)` and `ecg_float_positions` of shape `(k,)`. If
-        these are half of the batch or more, it is just what the extractor returns.
+        these are half of the batch or more, it is just what `prepare` returns.
 
     Raises:
         RecordError: If a recording cannot be used; the message names it and the fix.
         ValueError: If the positions are not one per record.
     """
-    positions = window_positions(extractor.crop, len(records), given=positions)
-    batch = _Batch(len(records), len(extractor.lead_names), extractor.num_samples)
-    if extractor.bandpass_hz is None:
+    positions = window_positions(settings.crop, len(records), given=positions)
+    batch = _Batch(len(records), len(settings.lead_names), settings.num_samples)
+    if settings.bandpass_hz is None:
         groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
         for index, record in enumerate(records):
             if isinstance(record, StoredEcg) and record.samples.dtype == np.int16:
                 groups[record.sampling_rate_hz, record.lead_names, record.num_samples].append(index)
         for indices in groups.values():
-            _pack_alike(extractor, records, indices, positions[indices], batch)
+            _pack_alike(settings, records, indices, positions[indices], batch)
 
     others = np.flatnonzero(~batch.is_packed).tolist()
     if 2 * len(others) >= len(records):  # then all as float32 is no larger
-        return dict(extractor(list(records), positions=positions, return_tensors="pt"))
+        return {name: torch.from_numpy(array) for name, array in prepare(records, positions).items()}
     packed: dict[str, NDArray] = {
         "lead_mask": batch.lead_mask,
         "ecg_adc": batch.adc,
@@ -81,28 +109,28 @@ def pack_records(
     }
     if batch.baseline.any():
         packed["ecg_baseline"] = batch.baseline
-    if (batch.recorded != (0, extractor.num_samples)).any():
+    if (batch.recorded != (0, settings.num_samples)).any():
         packed["ecg_recorded"] = batch.recorded
     if batch.is_derived.any():
         packed["ecg_derived"] = batch.is_derived
-    if extractor.return_sample_mask:
-        time = np.arange(extractor.num_samples)
+    if settings.return_sample_mask:
+        time = np.arange(settings.num_samples)
         packed["sample_mask"] = (time >= batch.recorded[:, :1]) & (time < batch.recorded[:, 1:])
     if others:
         batch.adc[others] = 0
-        features = extractor([records[index] for index in others], positions=positions[others])
+        features = prepare([records[index] for index in others], positions[others])
         packed["ecg_float_rows"], packed["ecg_float_positions"] = features["ecg_values"], np.array(others)
         batch.lead_mask[others] = features["lead_mask"]
-        if extractor.return_sample_mask:
+        if settings.return_sample_mask:
             packed["sample_mask"][others] = features["sample_mask"]
     return {name: torch.from_numpy(array) for name, array in packed.items()}
 
 
-def unpack_records(extractor: EcgFeatureExtractor, batch: Mapping[str, Any]) -> dict[str, Any]:
+def unpack_records(settings: DeviceSettings, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The second half, on the device of the tensors, which it never waits for.
 
     Args:
-        extractor ([`~hf_ecgtext.processing.EcgFeatureExtractor`]): Its settings; the same as in `pack_records`.
+        settings ([`DeviceSettings`]): The same as in `pack_records`.
         batch (`Mapping[str, Any]`): With the tensors of `pack_records`, and others, which are returned as they are.
 
     Returns:
@@ -118,13 +146,13 @@ def unpack_records(extractor: EcgFeatureExtractor, batch: Mapping[str, Any]) -> 
     values.div_(unpacked.pop("ecg_gain")[..., None])
     is_derived = unpacked.pop("ecg_derived", None)
     if is_derived is not None:
-        lead_i, lead_ii = (values[:, extractor.lead_names.index(lead)] for lead in ("I", "II"))
-        for position, lead in enumerate(extractor.lead_names):
+        lead_i, lead_ii = (values[:, settings.lead_names.index(lead)] for lead in ("I", "II"))
+        for position, lead in enumerate(settings.lead_names):
             if lead in LIMB_LEAD_WEIGHTS and lead not in ("I", "II"):
                 a, b = LIMB_LEAD_WEIGHTS[lead]
                 computed = a * lead_i + b * lead_ii
                 values[:, position] = torch.where(is_derived[:, position, None], computed, values[:, position])
-    scale_on_device(values, unpacked["lead_mask"], unpacked.pop("ecg_recorded", None), extractor.scaling, extractor.eps)
+    scale_on_device(values, unpacked["lead_mask"], unpacked.pop("ecg_recorded", None), settings.scaling, settings.eps)
     rows, positions = unpacked.pop("ecg_float_rows", None), unpacked.pop("ecg_float_positions", None)
     if rows is not None:
         values.index_copy_(0, positions, rows)
@@ -192,7 +220,7 @@ class _Batch:
 
 
 def _pack_alike(
-    extractor: EcgFeatureExtractor,
+    settings: DeviceSettings,
     records: Sequence[Any],
     indices: list[int],
     positions: NDArray[np.float64],
@@ -200,21 +228,21 @@ def _pack_alike(
 ) -> None:
     """Packs those of the records that can be; they have one rate, length and set of lead names."""
     first = records[indices[0]]
-    num_recorded, num_samples = first.num_samples, extractor.num_samples
+    num_recorded, num_samples = first.num_samples, settings.num_samples
     # A signal with more leads than samples looks transposed, which the CPU refuses, as it does an empty one.
-    if num_recorded < max(1, len(first.lead_names)) or not _has_rate(first, extractor.sampling_rate_hz):
+    if num_recorded < max(1, len(first.lead_names)) or not _has_rate(first, settings.sampling_rate_hz):
         return
-    plan = plan_leads(first.lead_names, extractor.lead_names, extractor.unknown_leads, first.record_id)
+    plan = plan_leads(first.lead_names, settings.lead_names, settings.unknown_leads, first.record_id)
     row_of = {target: row for target, lead in enumerate(plan.target) if (row := plan.row_of(lead)) is not None}
-    derived = _derived_leads(plan) if extractor.derive_limb_leads else []
+    derived = _derived_leads(plan) if settings.derive_limb_leads else []
     is_complete = len(row_of) + len(derived) == len(plan.target)
-    if not row_of or (extractor.missing_leads == "raise" and not is_complete):
+    if not row_of or (settings.missing_leads == "raise" and not is_complete):
         return
     # Whether a derived lead is constant shows only in millivolts.
-    if derived and (extractor.scaling == "zscore_lead" or not {"I", "II"} <= set(plan.target)):
+    if derived and (settings.scaling == "zscore_lead" or not {"I", "II"} <= set(plan.target)):
         return
 
-    recorded = recorded_part(num_recorded, num_samples, extractor.pad)
+    recorded = recorded_part(num_recorded, num_samples, settings.pad)
     length = recorded.stop - recorded.start
     starts = (crop_start(position, max(0, num_recorded - num_samples)) for position in positions)
     crops = [slice(start, start + length) for start in starts]
@@ -223,7 +251,7 @@ def _pack_alike(
     gain = np.stack([records[index].gain_per_mv for index in indices])  # (records, leads of the source)
     baseline = np.stack([records[index].baseline for index in indices])
     exact = _are_exact(gain, baseline)
-    names = _NameCheck(plan, num_recorded, len(indices)) if extractor.check_limb_leads != "off" else None
+    names = _NameCheck(plan, num_recorded, len(indices)) if settings.check_limb_leads != "off" else None
     stride = max(1, length // 8)
     glances = np.empty((len(indices), len(first.lead_names), len(range(0, length, stride))), dtype=np.int16)
     absent = [target for target in range(len(plan.target)) if target not in row_of]
@@ -251,7 +279,7 @@ def _pack_alike(
     if not packed:
         return
     # What is not packed after all stays in the batch as it is: float rows take its place on the device.
-    accepted = ~_are_constant(glances[packed][:, rows], packed, indices, records, rows, crops, extractor.scaling)
+    accepted = ~_are_constant(glances[packed][:, rows], packed, indices, records, rows, crops, settings.scaling)
     if names is not None:
         accepted &= names.are_right(packed, gain, baseline)
     chosen = np.array(packed)[accepted]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from transformers import AutoFeatureExtractor, BatchFeature, FeatureExtractionMi
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.leads import STANDARD_LEADS
 from hf_ecgtext.limb_lead_order import augmented_lead_permutations
-from hf_ecgtext.processing.device import pack_records, unpack_records
+from hf_ecgtext.processing.device import DeviceSettings, pack_records, unpack_records
 from hf_ecgtext.processing.inputs import MILLIVOLTS_PER_UNIT, Recording, collect_recordings
 from hf_ecgtext.processing.lead_mapping import arrange_leads, plan_leads
 from hf_ecgtext.processing.repair import repair_invalid_samples
@@ -219,14 +220,22 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
 
     def pack(self, records: Sequence[AnyEcg], positions: NDArray[np.float64] | None = None) -> dict[str, Tensor]:
         """Records for `unpack`: stored integers stay integers; see `hf_ecgtext.processing.device.pack_records`."""
-        return pack_records(self, records, positions)
+
+        def prepare(others: Sequence[AnyEcg], starts: NDArray[np.float64]) -> BatchFeature:
+            return self(list(others), positions=starts)
+
+        return pack_records(self._device_settings, prepare, records, positions)
 
     def unpack(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """`ecg_values` and `lead_mask` from `pack`, on the device of its tensors, equal to those of a call.
 
         Millivolts and `"minmax_record"` are equal to the bit, the z-scores but for float32 rounding.
         """
-        return unpack_records(self, batch)
+        return unpack_records(self._device_settings, batch)
+
+    @property
+    def _device_settings(self) -> DeviceSettings:
+        return DeviceSettings(**{field.name: getattr(self, field.name) for field in dataclasses.fields(DeviceSettings)})
 
     def _process_alike(
         self, recordings: list[Recording], unit: str, positions: NDArray[np.float64], notices: dict[str, list[str]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
@@ -14,11 +15,16 @@ from hf_ecgtext.data.random_crops import RandomCrops
 from hf_ecgtext.data.records import AnyEcg
 from hf_ecgtext.data.report_cleaning import REPORT_CLEANERS
 from hf_ecgtext.errors import RecordError
+from hf_ecgtext.processing import EcgTextProcessor
 from hf_ecgtext.training.negative_sampler import NegativeSampler
 
 
+@dataclass(eq=False)
 class EcgTextCollator:
     """Prepares a batch of rows for a cross-modal model: signals scaled, reports tokenised and padded to the longest.
+
+    A collator is never changed: whoever learns more, such as the rows of a text cache, makes another one by
+    `dataclasses.replace`.
 
     Args:
         processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Prepares signals and texts.
@@ -33,34 +39,22 @@ class EcgTextCollator:
             another report. The batch then carries `is_aligned`, bool of shape `(batch,)`: `False` for these.
         report_keys (`bool`): The batch carries `report_keys`, int64 of shape `(batch, 2)`, of the record's own report
             and of the one beside it: equal numbers for reports that are equal after the processor's cleaning.
-        pack (`bool`): Leave stored integers as they are, at half the size of `ecg_values`; `unpack` must then turn them
-            into `ecg_values` on the model's device. [`~hf_ecgtext.training.EcgTextTrainer`] does; no model takes a
-            packed batch.
-
-    Attributes:
+        pack (`bool`): Leave stored integers as they are, at half the size of `ecg_values`; the feature extractor's
+            `unpack` must then turn them into `ecg_values` on the model's device, as
+            [`~hf_ecgtext.training.EcgTextTrainer`] does. No model takes a packed batch.
         crops ([`~hf_ecgtext.data.random_crops.RandomCrops`]): Which part of a longer recording a training step reads,
             where the processor's `crop` is `"random"`. The trainer tells it when an epoch begins.
     """
 
-    def __init__(
-        self,
-        processor: Any,
-        report_ids: Mapping[str, int] | None = None,
-        token_spans: NDArray[np.int64] | None = None,
-        negatives: NegativeSampler | None = None,
-        pack: bool = False,
-        report_keys: bool = False,
-        ids_on_host: bool = False,
-    ):
-        self.processor = processor
-        self.report_ids = report_ids
-        self.token_spans = token_spans
-        self.negatives = negatives
-        self.pack = pack
-        self.report_keys = report_keys
-        self._keys: dict[str, int] = {}
-        self.ids_on_host = ids_on_host
-        self.crops = RandomCrops()
+    processor: EcgTextProcessor
+    report_ids: Mapping[str, int] | None = None
+    token_spans: NDArray[np.int64] | None = None
+    negatives: NegativeSampler | None = None
+    pack: bool = False
+    report_keys: bool = False
+    ids_on_host: bool = False
+    crops: RandomCrops = field(default_factory=RandomCrops)
+    _keys: dict[str, int] = field(default_factory=dict, repr=False)  # of each wording, which is cleaned once
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Collate rows `{"ecg": EcgRecord, ...}` or `StoredEcg`s into signals, `lead_mask` and tokens or cache rows.
@@ -92,15 +86,8 @@ class EcgTextCollator:
             return batch | self._cached([self.report_ids[report] for report in reports]) | alignment
         return batch | dict(self.processor(text=reports, record_ids=names, return_tensors="pt")) | alignment
 
-    def unpack(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """The batch with `ecg_values` in place of packed integers, on the device of its tensors.
-
-        A batch that is not packed comes back as it is.
-        """
-        return self.processor.feature_extractor.unpack(batch)
-
     def _key(self, report: str) -> int:
-        """64 bits of a hash of the cleaned report; each wording is cleaned once."""
+        """64 bits of a hash of the cleaned report."""
         if report not in self._keys:
             cleaned = REPORT_CLEANERS[self.processor.report_cleaning](report)
             self._keys[report] = int.from_bytes(blake2b(cleaned.encode(), digest_size=8).digest(), "big", signed=True)

@@ -14,10 +14,9 @@ from tqdm.auto import tqdm
 from hf_ecgtext.encoders.text import load_text_model, text_max_length
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.methods.base import EcgTextModel
-from hf_ecgtext.processing import REPORT_CLEANERS
+from hf_ecgtext.processing import REPORT_CLEANERS, EcgTextProcessor
 from hf_ecgtext.processing.tokenizing import prepare_tokenizer, tokenize
 from hf_ecgtext.training.arguments import EcgTextTrainingArguments
-from hf_ecgtext.training.collator import EcgTextCollator
 from hf_ecgtext.training.negative_sampler import NegativeKind, NegativeSampler, distinct_reports, import_faiss
 
 MAX_LENGTH = 256  # tokens; as released
@@ -80,8 +79,7 @@ def embed_reports(
 def build_negative_sampler(
     model: EcgTextModel,
     args: EcgTextTrainingArguments,
-    processor: Any,
-    collator: Any,
+    processor: EcgTextProcessor,
     train_dataset: Any,
     eval_datasets: Sequence[Any],
     show_progress: bool = True,
@@ -95,15 +93,14 @@ def build_negative_sampler(
         model ([`EcgTextModel`]): Its method must use negatives.
         args ([`EcgTextTrainingArguments`]): Say which negatives and how many.
         processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Its cleaning decides which reports are the same.
-        collator ([`~hf_ecgtext.training.collator.EcgTextCollator`]): The one that will draw.
         train_dataset, eval_datasets: With `unique_reports()`, such as [`~hf_ecgtext.data.store.schema.EcgDataset`].
         show_progress (`bool`): Show progress bars.
 
     Raises:
         ImportError: If faiss is needed and not installed.
         RecordError: If a report is empty after cleaning and the processor refuses such.
-        ValueError: If the method does not use negatives, the collator cannot draw any, a dataset cannot list its
-            reports, the embedding model cannot be loaded, or there are fewer than two distinct reports.
+        ValueError: If the method does not use negatives, a dataset cannot list its reports, the embedding model cannot
+            be loaded, or there are fewer than two distinct reports.
     """
     kind: NegativeKind | None = args.negative_sampling
     if kind is None:
@@ -112,10 +109,6 @@ def build_negative_sampler(
         raise ValueError(
             f"negative_sampling='{kind}', but {type(model).__name__} does not use negatives; its loss takes every "
             "report for the record's own. Leave negative_sampling out."
-        )
-    if not isinstance(collator, EcgTextCollator):
-        raise ValueError(
-            f"negative_sampling='{kind}' is done by EcgTextCollator; {type(collator).__name__} would ignore it."
         )
     for dataset in (train_dataset, *eval_datasets):
         if not hasattr(dataset, "unique_reports"):

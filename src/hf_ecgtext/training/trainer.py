@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hf_ecgtext.data.tasks import EcgRows
 from hf_ecgtext.io import written_whole
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.methods.distributed import synchronise_batch_norm
+from hf_ecgtext.processing import EcgTextProcessor
 from hf_ecgtext.training.arguments import EcgTextTrainingArguments
 from hf_ecgtext.training.collator import EcgTextCollator
 from hf_ecgtext.training.crops import CropEpochs, without_random_crops
@@ -63,6 +65,7 @@ class EcgTextTrainer(ResumableTrainer):
 
     model: EcgTextModel
     args: EcgTextTrainingArguments
+    processing_class: EcgTextProcessor
     optimizer: Any
     lr_scheduler: Any
 
@@ -70,7 +73,7 @@ class EcgTextTrainer(ResumableTrainer):
         self,
         model: EcgTextModel,
         args: EcgTextTrainingArguments,
-        processor: Any,
+        processor: EcgTextProcessor,
         train_dataset: Dataset | EcgRows | None = None,
         eval_dataset: Dataset | EcgRows | dict[str, Any] | None = None,
         ledger: TrainingLedger | None = None,
@@ -93,6 +96,9 @@ class EcgTextTrainer(ResumableTrainer):
             check_pairs(model, args, dataset, args.per_device_eval_batch_size or 1, "validation")
         if args.grad_cache_chunk_size is not None and not args.grad_cache_batch_norm_per_chunk:
             check_no_batch_norm(model)
+        collator = kwargs.pop("data_collator", None) or EcgTextCollator(processor, pack=True)
+        if isinstance(collator, EcgTextCollator):
+            collator = replace(collator, report_keys=model.uses_report_keys)
         if args.world_size > 1 and args.sync_batch_norm:
             model = synchronise_batch_norm(model, args.device)
         super().__init__(
@@ -101,13 +107,11 @@ class EcgTextTrainer(ResumableTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processor,
-            data_collator=kwargs.pop("data_collator", None) or EcgTextCollator(processor, pack=True),
+            data_collator=collator,
             **kwargs,
         )
         if args.grad_cache_chunk_size is not None and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             raise ValueError("grad_cache_chunk_size works in one process and under DDP, not with DeepSpeed or FSDP.")
-        if isinstance(self.data_collator, EcgTextCollator):
-            self.data_collator.report_keys = model.uses_report_keys
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the batch, whatever is accumulated
         self.can_return_loss = True
         self.ledger = continued_ledger(ledger, model.name_or_path)
@@ -195,20 +199,28 @@ class EcgTextTrainer(ResumableTrainer):
             show_progress=not self.args.disable_tqdm and self.is_world_process_zero(),
         )
         if isinstance(self.data_collator, EcgTextCollator):
-            self.data_collator.report_ids = self.text_cache.report_ids
-            self.data_collator.token_spans = self.text_cache.token_spans
-            self.data_collator.ids_on_host = self.text_cache.on_host
+            self.data_collator = replace(
+                self.data_collator,
+                report_ids=self.text_cache.report_ids,
+                token_spans=self.text_cache.token_spans,
+                ids_on_host=self.text_cache.on_host,
+            )
 
     def _prepare_negatives(self) -> None:
-        self.data_collator.negatives = build_negative_sampler(
+        if not isinstance(self.data_collator, EcgTextCollator):
+            raise ValueError(
+                f"negative_sampling='{self.args.negative_sampling}' is done by EcgTextCollator; "
+                f"{type(self.data_collator).__name__} would ignore it."
+            )
+        negatives = build_negative_sampler(
             self.model,
             self.args,
             self.processing_class,
-            self.data_collator,
             self.train_dataset,
             _as_list(self.eval_dataset),
             show_progress=not self.args.disable_tqdm and self.is_world_process_zero(),
         )
+        self.data_collator = replace(self.data_collator, negatives=negatives)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As usual; negatives are the same before, during and after the training."""
@@ -238,8 +250,7 @@ class EcgTextTrainer(ResumableTrainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """As usual; integers that travelled packed become `ecg_values` here, on the device."""
-        inputs = super()._prepare_inputs(inputs)
-        inputs = self.data_collator.unpack(inputs) if isinstance(self.data_collator, EcgTextCollator) else inputs
+        inputs = self.processing_class.feature_extractor.unpack(super()._prepare_inputs(inputs))
         if self.model.training:
             self.batch_watch.see(inputs)
         return inputs

@@ -93,8 +93,9 @@ class LocalTree(FileTree):
         """See [`FileTree`]."""
         top = self._path(folder) if folder else self.folder
         found: list[str] = []
-        for parent, folders, names in os.walk(top):
-            folders.sort()
+        for parent, folders, names in os.walk(top, followlinks=True):
+            # A link to a folder it lies in would be followed for ever; another is part of the download, as in `read`.
+            folders[:] = [name for name in folders if not _leads_back(parent, name)]
             prefix = Path(parent).relative_to(self.folder).as_posix()
             found.extend(name if prefix == "." else f"{prefix}/{name}" for name in names)
         return sorted(found)
@@ -147,6 +148,15 @@ class LocalTree(FileTree):
 
     def _path(self, path: str) -> Path:
         return self.folder / checked_path(path)
+
+
+def _leads_back(parent: str, name: str) -> bool:
+    """Whether a folder is a link to one of those it lies in."""
+    path = os.path.join(parent, name)
+    if not os.path.islink(path):
+        return False
+    target, here = os.path.realpath(path), os.path.realpath(parent)
+    return os.path.commonpath([target, here]) == target
 
 
 def checked_path(path: str) -> str:

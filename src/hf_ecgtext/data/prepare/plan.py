@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hf_ecgtext.data.prepare.shard_writer import SOURCE_ROW, ShardJob, write_whole
 from hf_ecgtext.data.sources.base import EcgSource, SourceIndex
+from hf_ecgtext.data.sources.options import current_options
 from hf_ecgtext.data.store.manifest import ROWS_PER_GROUP, SCHEMA_VERSION
 from hf_ecgtext.data.tasks import SPLITS
 from hf_ecgtext.errors import PreparationError
@@ -199,7 +200,7 @@ def _differences(there: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    return {**settings, **settings["source_options"], "source_options": None}
+    return {**settings, **current_options(settings["source_options"]), "source_options": None}
 
 
 def sync_folder(folder: Path) -> None:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from hf_ecgtext.data.prepare.card import dataset_card
 from hf_ecgtext.data.sources.base import EcgSource
+from hf_ecgtext.data.sources.options import current_options
 
 _LABELS_SHOWN = 15
 
@@ -138,7 +139,7 @@ def prepared_card(source: EcgSource, summary: Mapping[str, Any]) -> str:
         source ([`~hf_ecgtext.data.sources.base.EcgSource`]): What was prepared.
         summary (`Mapping[str, Any]`): As for [`summary_table`].
     """
-    options = ", ".join(f"`{name}={value}`" for name, value in source.options.items())
+    options = ", ".join(f"`{name}={value}`" for name, value in current_options(source.options).items())
     body = f"""
 {source.title} {source.version}, prepared with `hf-ecgtext prepare {source.name}`{f" ({options})" if options else ""}.
 

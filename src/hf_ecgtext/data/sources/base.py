@@ -60,6 +60,7 @@ class EcgSource(ABC):
 
     Args:
         files ([`~hf_ecgtext.data.files.tree.FileTree`]): The download.
+        options: As they are saved; see [`~hf_ecgtext.data.sources.options.current_options`].
     """
 
     name: ClassVar[str]
@@ -75,10 +76,28 @@ class EcgSource(ABC):
     """BibTeX."""
     description: ClassVar[str]
     """Markdown for the dataset card: what the columns and splits mean."""
+    further_tasks: ClassVar[tuple[str, ...]] = ()
+    """Names of the tasks that are asked only where they are asked for."""
+    is_cached: ClassVar[bool] = False
+    """Whether the download goes through an Arrow cache unless it is asked to be read as it is."""
 
     def __init__(self, files: FileTree, **options: Any):
         self.files = files
         self.options = options
+
+    @classmethod
+    def revision(cls, version: str, options: Mapping[str, Any], fingerprint: str, counts: Mapping[str, int]) -> str:
+        """What result lines call the data: equal for equal records and options, wherever they are read from.
+
+        Args:
+            version (`str`): Of the download.
+            options (`Mapping[str, Any]`): As they are saved.
+            fingerprint (`str`): Of index and options, from [`~hf_ecgtext.data.prepare.plan.fingerprint`].
+            counts (`Mapping[str, int]`): Records of each split.
+        """
+        settings = "".join(f", {name} {value}" for name, value in options.items())
+        sizes = " / ".join(f"{split} {count}" for split, count in counts.items())
+        return f"{version}{settings}, {fingerprint[:16]}, {sizes} records"
 
     @property
     @abstractmethod

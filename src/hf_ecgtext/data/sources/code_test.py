@@ -29,7 +29,7 @@ from hf_ecgtext.data.bad_records import no_valid_sample
 from hf_ecgtext.data.files.tree import FileTree
 from hf_ecgtext.data.records import has_valid_sample
 from hf_ecgtext.data.sources.base import EcgSource, SourceIndex
-from hf_ecgtext.data.sources.listing import only_file_named
+from hf_ecgtext.data.sources.tables import only_file_named
 from hf_ecgtext.data.store.schema import ecg_features, samples_to_row
 from hf_ecgtext.data.tasks import LabelTask
 from hf_ecgtext.errors import RecordError

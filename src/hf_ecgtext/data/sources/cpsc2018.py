@@ -18,8 +18,8 @@ from datasets import Features, List, Value
 
 from hf_ecgtext.data.files.tree import FileTree
 from hf_ecgtext.data.sources.base import SkippedRecord, SourceIndex, WfdbSource
-from hf_ecgtext.data.sources.listing import files_named, records_by_name
 from hf_ecgtext.data.sources.merl_splits import check_split_of_others, split_by_list
+from hf_ecgtext.data.sources.tables import files_named, records_by_name
 from hf_ecgtext.data.store.schema import ecg_features, record_to_row
 from hf_ecgtext.data.tasks import LabelTask
 from hf_ecgtext.data.wfdb.cpsc_mat import decode_cpsc2018_mat

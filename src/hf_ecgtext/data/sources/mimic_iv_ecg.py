@@ -15,6 +15,7 @@ from hf_ecgtext.data.files.tree import FileTree, find_root
 from hf_ecgtext.data.records import INVALID_SAMPLE
 from hf_ecgtext.data.report_cleaning import clean_mimic_report
 from hf_ecgtext.data.sources.base import SkippedRecord, SourceIndex, WfdbSource
+from hf_ecgtext.data.sources.options import skips_missing
 from hf_ecgtext.data.sources.tables import check_ids, check_paths, keep_present, read_csv_columns, rows_of
 from hf_ecgtext.data.store.schema import ecg_features
 from hf_ecgtext.data.subsets import split_of
@@ -74,8 +75,8 @@ class MimicIvEcg(WfdbSource):
         validation_fraction, test_fraction (`float`, defaults to 0.01): Shares of the subjects. The references hold out
             2 % of the records for validation, patients shared with training, and have no test split.
         split_seed (`int`, defaults to 0): Another seed draws other subjects.
-        only_present (`bool`, defaults to `False`): Leave out the records whose files are not there, for a partial
-            download. The folder `files` is listed once for that.
+        missing (`str`, defaults to `"raise"`): `"skip"` leaves out the records whose files are not there, for a partial
+            download; the folder `files` is listed once for that. With `"raise"`, such a record is a fault.
 
     Source: https://physionet.org/content/mimic-iv-ecg/1.0/; the rules are those of MERL's pre-processing notebook and
     of C-MELT's appendix.
@@ -118,7 +119,7 @@ Train, validation and test are drawn by a hash of the subject: no subject is in 
         validation_fraction: float = 0.01,
         test_fraction: float = 0.01,
         split_seed: int = 0,
-        only_present: bool = False,
+        missing: str = "raise",
     ):
         if min_words < 0:
             raise ValueError(f"min_words must be 0 or more, not {min_words}.")
@@ -134,7 +135,7 @@ Train, validation and test are drawn by a hash of the subject: no subject is in 
             validation_fraction=validation_fraction,
             test_fraction=test_fraction,
             split_seed=split_seed,
-            only_present=only_present,
+            only_present=skips_missing(missing),
         )
 
     @property

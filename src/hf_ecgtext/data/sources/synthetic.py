@@ -13,6 +13,7 @@ import pyarrow as pa
 from datasets import Value
 from datasets.builder import Key
 
+from hf_ecgtext.data.sources.options import check_option_names
 from hf_ecgtext.data.store.schema import EcgDataset, ecg_features, record_to_row, rows_to_table
 from hf_ecgtext.data.synthetic import CONDITIONS, SyntheticEcgGenerator
 from hf_ecgtext.data.tasks import SPLITS, EcgData, LabelTask
@@ -203,8 +204,10 @@ def open_data(
     """
     if data_dir is not None:
         raise ValueError("Synthetic data is drawn from a seed and needs no --data-dir.")
-    splits = load_synthetic(num_records, seed, **settings)
     elsewhere = {"cache_dir", "num_proc"}  # where and how, but not what
+    known = ["num_records", "seed", "sampling_rate_hz", "duration_s", "noise"]
+    check_option_names("synthetic", set(settings) - elsewhere, known)
+    splits = load_synthetic(num_records, seed, **settings)
     others = "".join(f", {name} {value}" for name, value in settings.items() if name not in elsewhere)
     return EcgData(
         name="synthetic",

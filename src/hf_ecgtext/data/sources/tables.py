@@ -1,10 +1,11 @@
-"""Tables of a download: read by column name, joined by id, and checked before anything relies on them."""
+"""Tables and file names of a download: found, read by column name, joined by id, and checked before they are used."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -136,5 +137,61 @@ def keep_present(table: pa.Table, files: FileTree, folder: str, signal_suffix: s
     is_present = np.fromiter((path in present for path in paths), dtype=bool, count=len(paths))
     absent = len(paths) - int(is_present.sum())
     if absent:
-        notes.append(f"{absent:,} records have no files in '{folder}' here and are left out (only_present).")
+        notes.append(
+            f"{absent:,} of {len(paths):,} records have no files in '{folder}' here and are left out (missing=skip); "
+            f"{len(paths) - absent:,} remain."
+        )
     return table.filter(is_present)
+
+
+def records_by_name(paths: Iterable[str], pattern: re.Pattern[str], location: str) -> dict[str, str]:
+    """Record name -> path without extension, in the order of the names.
+
+    Args:
+        paths (`Iterable[str]`): Of all files of the download.
+        pattern (`re.Pattern`): Matches the file names (without folder) of records; its first group is the record's
+            name.
+        location (`str`): What messages call the download.
+
+    Raises:
+        ValueError: If two folders hold a record of the same name.
+    """
+    found: dict[str, str] = {}
+    for path in paths:
+        match = pattern.fullmatch(path.rpartition("/")[2])
+        if match is None:
+            continue
+        stem = path.rpartition(".")[0]
+        other = found.setdefault(match[1], stem)
+        if other != stem:
+            raise ValueError(
+                f"{location} holds the record '{match[1]}' twice, as '{other}' and '{stem}'. Name the folder of one "
+                "copy of the dataset."
+            )
+    return dict(sorted(found.items()))
+
+
+def files_named(paths: Iterable[str], name: str) -> list[str]:
+    """Paths of all files of one name, whatever their folder; the system files of macOS archives are left out."""
+    return [path for path in paths if path.rpartition("/")[2] == name and "__MACOSX" not in path.split("/")]
+
+
+def only_file_named(paths: Iterable[str], name: str, location: str, advice: str) -> str:
+    """The path of the one file of a name.
+
+    Args:
+        paths (`Iterable[str]`): Of all files of the download.
+        name (`str`): File name without folder.
+        location (`str`): What messages call the download.
+        advice (`str`): Where to get the file.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If there are several.
+    """
+    found = files_named(paths, name)
+    if not found:
+        raise FileNotFoundError(f"There is no '{name}' in {location}. {advice}")
+    if len(found) > 1:
+        raise ValueError(f"{location} holds '{name}' {len(found)} times ({', '.join(found[:3])}). Name one copy.")
+    return found[0]

@@ -1,8 +1,8 @@
 """CPSC2018's own files: a MATLAB struct `ECG` with `sex`, `age` and `data`, and no header.
 
 The few parts of the MATLAB 5 format that these files use are parsed here, because `scipy.io.loadmat` (1.17.1) ends the
-whole process with a segmentation fault on some damaged files, as fuzzing showed; here every length is checked before it
-is believed.
+whole process with a segmentation fault on damaged files: on 3 of 52 with one to three changed bytes. Here every length
+is checked before it is believed.
 
 Source: "MAT-File Format" (MathWorks) for the format; http://2018.icbeb.org/Challenge.html for 12 leads at 500 Hz. That
 `data` is in mV was checked on the files themselves.

@@ -21,8 +21,8 @@ from hf_ecgtext.data.sources.csn.labels import (
     merl_classes,
     read_condition_names,
 )
-from hf_ecgtext.data.sources.listing import records_by_name
 from hf_ecgtext.data.sources.merl_splits import check_split_of_others, split_by_list
+from hf_ecgtext.data.sources.tables import records_by_name
 from hf_ecgtext.data.store.schema import ecg_features
 from hf_ecgtext.data.tasks import LabelTask
 from hf_ecgtext.data.wfdb.header import WfdbHeader

@@ -1,5 +1,5 @@
 """PTB-XL: the source, its labels and its reports."""
 
-from hf_ecgtext.data.sources.ptb_xl.cached import SOURCE, open_data
+from hf_ecgtext.data.sources.ptb_xl.source import SOURCE
 
-__all__ = ["SOURCE", "open_data"]
+__all__ = ["SOURCE"]

@@ -145,7 +145,7 @@ def class_members(statements: pd.DataFrame, task: str) -> dict[str, tuple[str, .
     never "conduction disturbance".
 
     Args:
-        statements (`pd.DataFrame`): From [`~hf_ecgtext.data.sources.ptb_xl.download.read_statements`].
+        statements (`pd.DataFrame`): From [`~hf_ecgtext.data.sources.ptb_xl.tables.read_statements`].
         task (`str`): `"super"`, `"sub"`, `"form"` or `"rhythm"`.
     """
     members: dict[str, list[str]] = {}
@@ -162,38 +162,6 @@ def labels_of_codes(codes: Iterable[str], classes: Mapping[str, str]) -> tuple[s
         classes (`Mapping[str, str]`): SCP code -> class, from `class_of_code`.
     """
     return tuple(dict.fromkeys(classes[code] for code in codes if code in classes))
-
-
-def ptb_xl_labels(
-    database: pd.DataFrame, statements: pd.DataFrame, task: str, *, drop_unlabelled: bool = True
-) -> pd.DataFrame:
-    """The 0/1 label matrix of a task.
-
-    Args:
-        database (`pd.DataFrame`): From `read_database`: indexed by `ecg_id`, `scp_codes` as dicts.
-        statements (`pd.DataFrame`): From `read_statements`.
-        task (`str`): `"super"`, `"sub"`, `"form"` or `"rhythm"`.
-        drop_unlabelled (`bool`): Leave out records without any class of the task, as all papers do. That keeps
-            21,388 records for super and sub, 8,978 for form and 21,030 for rhythm of PTB-XL 1.0.3's 21,799.
-
-    Returns:
-        `pd.DataFrame` of shape `(num_records, num_classes)`: int8, indexed by `ecg_id`, one column per class in the
-        order of `class_names`.
-
-    Raises:
-        ValueError: If there is no such task, or `statements` is from another version.
-    """
-    import numpy as np
-    import pandas as pd
-
-    classes = class_of_code(statements, task)
-    columns = list(class_names(task))
-    column_of_code = {code: columns.index(name) for code, name in classes.items()}
-    matrix = np.zeros((len(database), len(columns)), dtype=np.int8)
-    for row, codes in enumerate(database["scp_codes"]):
-        matrix[row, [column_of_code[code] for code in codes if code in column_of_code]] = 1
-    kept = np.logical_or(matrix.any(axis=1), not drop_unlabelled)
-    return pd.DataFrame(matrix[kept], index=database.index[kept], columns=columns)
 
 
 def split_of_fold(fold: int) -> str:

@@ -34,7 +34,8 @@ def open_ptbxl_plus(ptbxl_plus: str | Path | FileTree) -> FileTree:
     """
     advice = (
         "The English 12SL reports come from PTB-XL+ (https://physionet.org/content/ptb-xl-plus/): download its labels/ "
-        "folder and name the folder that holds it, or choose report='original' for PTB-XL's own, mostly German, ones."
+        "folder and name the folder that holds it by ptbxl_plus=..., or choose report='original' for PTB-XL's own, "
+        "mostly German, ones."
     )
     try:
         tree = ptbxl_plus if isinstance(ptbxl_plus, FileTree) else open_tree(ptbxl_plus)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from datasets import Features, Value
 
-from hf_ecgtext.data.files.tree import FileTree, LocalTree, find_root
+from hf_ecgtext.data.files.archives import ArchiveTree
+from hf_ecgtext.data.files.tree import FileTree, find_root
 from hf_ecgtext.data.report_cleaning import clean_12sl_report, clean_ptbxl_report
 from hf_ecgtext.data.sources.base import SkippedRecord, SourceIndex, WfdbSource
+from hf_ecgtext.data.sources.options import skips_missing
 from hf_ecgtext.data.sources.ptb_xl.labels import (
     PTB_XL_CLASSES,
     class_members,
@@ -27,9 +29,9 @@ from hf_ecgtext.data.sources.ptb_xl.tables import (
     FILENAME_COLUMN,
     HOMEPAGE,
     PTB_XL_FEATURES,
+    REPORTS,
     STATEMENTS_FILE,
     check_codes,
-    check_rate_and_report,
     columns_of_entry,
     read_database,
     read_statements,
@@ -70,8 +72,8 @@ class PtbXlSource(WfdbSource):
             PTB-XL+, or `"original"`, PTB-XL's own, mostly German.
         ptbxl_plus (`str`, *optional*): Where PTB-XL+ is (folder, archive or address); by default `ptb-xl-plus` beside
             the download.
-        only_present (`bool`, defaults to `False`): Leave out the records whose files are not there, for a partial
-            download.
+        missing (`str`, defaults to `"raise"`): `"skip"` leaves out the records whose files are not there, for a partial
+            download. With `"raise"`, such a record is a fault.
         check_version (`bool`, defaults to `True`): Refuse a table with a number of records that no known version has.
 
     Raises:
@@ -96,6 +98,8 @@ class PtbXlSource(WfdbSource):
 
 Train, validation and test are folds 1-8, 9 and 10 (`strat_fold`); no patient is in two of them."""
     signal_suffix = ".dat"
+    further_tasks = ("ptbxl_all",)
+    is_cached = True
 
     def __init__(
         self,
@@ -104,18 +108,31 @@ Train, validation and test are folds 1-8, 9 and 10 (`strat_fold`); no patient is
         sampling_rate_hz: int = 500,
         report: str = "12sl",
         ptbxl_plus: str | None = None,
-        only_present: bool = False,
+        missing: str = "raise",
         check_version: bool = True,
     ):
-        check_rate_and_report(sampling_rate_hz, report)
+        _check_rate_and_report(sampling_rate_hz, report)
         self._given_location = files.location
         super().__init__(
             find_root(files, (DATABASE_FILE, STATEMENTS_FILE)),
             sampling_rate_hz=sampling_rate_hz,
             report=report,
             ptbxl_plus=ptbxl_plus,
-            only_present=only_present,
+            only_present=skips_missing(missing),
             check_version=check_version,
+        )
+
+    @classmethod
+    def revision(cls, version: str, options: Mapping[str, Any], fingerprint: str, counts: Mapping[str, int]) -> str:
+        """See [`~hf_ecgtext.data.sources.base.EcgSource`].
+
+        Complete tables say no more than their version, so that results stay comparable with those of the first
+        version of this reader; tables that were cut are told apart by their fingerprint.
+        """
+        cut = "" if options["check_version"] else f", tables {fingerprint[:16]}"
+        return (
+            f"{version}, {options['sampling_rate_hz']} Hz, {options['report']} reports{cut}, "
+            f"{sum(counts.values())} records"
         )
 
     @property
@@ -205,9 +222,12 @@ Train, validation and test are folds 1-8, 9 and 10 (`strat_fold`); no patient is
     def _beside(self) -> str:
         """Where `ptb-xl-plus` lies beside the download."""
         # The root of an archive is inside it, and what lies beside the archive is meant.
-        location = self.files.location if isinstance(self.files, LocalTree) else self._given_location
+        location = self._given_location if isinstance(self.files, ArchiveTree) else self.files.location
         if "://" in location:
-            return f"{location.rstrip('/').rpartition('/')[0]}/ptb-xl-plus"
+            server, _, path = location.rstrip("/").partition("://")[2].partition("/")
+            # Nothing lies beside the root of a server, so that PTB-XL+ can only lie below it.
+            above = "/".join([server, *path.split("/")[:-1]])
+            return f"{location.partition('://')[0]}://{above}/ptb-xl-plus"
         return str(Path(location).absolute().parent / "ptb-xl-plus")
 
     def _as_table(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -217,5 +237,15 @@ Train, validation and test are folds 1-8, 9 and 10 (`strat_fold`); no patient is
         return pa.Table.from_pylist(list(rows), schema=pa.schema(fields))
 
 
+def _check_rate_and_report(sampling_rate_hz: int, report: str) -> None:
+    if sampling_rate_hz not in FILENAME_COLUMN:
+        raise ValueError(f"PTB-XL comes at {sorted(FILENAME_COLUMN)} Hz, not at {sampling_rate_hz} Hz; resample later.")
+    if report not in REPORTS:
+        raise ValueError(f"Unknown report '{report}'; choose one of {list(REPORTS)}.")
+
+
 def _text(report: Any) -> str | None:
     return (report.strip() or None) if isinstance(report, str) else None
+
+
+SOURCE = PtbXlSource

@@ -30,8 +30,9 @@ CITATION = """@article{wagner2020ptbxl,
 }"""
 
 FILENAME_COLUMN = {100: "filename_lr", 500: "filename_hr"}
-REPORTS = ("12sl", "original")
 """Column of the paths at each sampling rate in Hz."""
+
+REPORTS = ("12sl", "original")
 
 PTB_XL_FEATURES = ecg_features(
     {
@@ -155,11 +156,3 @@ def columns_of_entry(
         "sex": ("male", "female")[int(entry["sex"])],  # 0: male (52 % of records), 1: female
     }
     return str(int(entry["patient_id"])), tuple(codes), own
-
-
-def check_rate_and_report(sampling_rate_hz: int, report: str) -> None:
-    """Raise a `ValueError` at a sampling rate or a kind of report that PTB-XL does not have."""
-    if sampling_rate_hz not in FILENAME_COLUMN:
-        raise ValueError(f"PTB-XL comes at {sorted(FILENAME_COLUMN)} Hz, not at {sampling_rate_hz} Hz; resample later.")
-    if report not in REPORTS:
-        raise ValueError(f"Unknown report '{report}'; choose one of {list(REPORTS)}.")
