@@ -20,7 +20,7 @@ from hf_ecgtext.commands.options import (
 from hf_ecgtext.commands.train import check_training_settings
 from hf_ecgtext.data.opening import open_data
 from hf_ecgtext.data.tasks import EcgData
-from hf_ecgtext.evaluation.frame import EvaluatedTask
+from hf_ecgtext.evaluation.context import EvaluatedTask
 from hf_ecgtext.evaluation.protocols import STRICT
 from hf_ecgtext.evaluation.results import EvaluationResult, append_result, read_results
 from hf_ecgtext.finetuning import cinc2021

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from hf_ecgtext.data.ledger import TRAINING_SPLIT, TrainingLedger
 from hf_ecgtext.data.tasks import SPLITS
 from hf_ecgtext.evaluation.contamination import check_contamination
+from hf_ecgtext.evaluation.context import EvaluatedTask
 from hf_ecgtext.evaluation.encoders.frozen import hash_weights
-from hf_ecgtext.evaluation.frame import EvaluatedTask
 from hf_ecgtext.evaluation.protocols import STRICT
 from hf_ecgtext.evaluation.scores import Encoder, TaskScores
 from hf_ecgtext.finetuning.classifier import EcgForClassification

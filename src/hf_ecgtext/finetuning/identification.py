@@ -143,7 +143,7 @@ class FewerLeads(FrozenEncoder):
 def identification_baseline(
     model: EcgTextModel, processor: Any, data: EcgData, leads: int, name: str, seeds: Sequence[int]
 ) -> EncoderRuns:
-    """Untrained twins of a model with some of the leads, their BatchNorm statistics from the training segments.
+    """Random initialisations of a model with some of the leads, their BatchNorm statistics from the training segments.
 
     Args:
         model ([`EcgTextModel`]): Its architecture and text tower are used.
@@ -156,8 +156,8 @@ def identification_baseline(
     """
     encoder = FewerLeads(model, processor, lead_subset(leads))
     calibration: Any = _SomeLeads(data.split("train"), encoder.leads)
-    twins = random_encoders(model, encoder.processor, calibration, seeds)
-    members = tuple(FewerLeads(twin, processor, encoder.leads) for twin in twins)
+    untrained = random_encoders(model, encoder.processor, calibration, seeds)
+    members = tuple(FewerLeads(model, processor, encoder.leads) for model in untrained)
     return EncoderRuns(name=name, kind="random", members=members, seed=tuple(seeds))
 
 

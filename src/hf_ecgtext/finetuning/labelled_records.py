@@ -16,9 +16,9 @@ from hf_ecgtext.data.random_crops import RandomCrops
 from hf_ecgtext.data.records import AnyEcg
 from hf_ecgtext.data.tasks import EcgData, EcgRows
 from hf_ecgtext.errors import RecordError
+from hf_ecgtext.evaluation.context import EvaluatedTask, TaskRecords
 from hf_ecgtext.evaluation.encoders.feature_cache import canonical_order
 from hf_ecgtext.evaluation.encoders.frozen import cut_windows
-from hf_ecgtext.evaluation.frame import EvaluatedTask, TaskRecords
 from hf_ecgtext.finetuning.lead_subsets import restrict_extractor, restrict_leads
 from hf_ecgtext.processing import EcgFeatureExtractor
 

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from hf_ecgtext.data.tasks import EcgData
-from hf_ecgtext.evaluation.frame import EvaluatedTask
+from hf_ecgtext.evaluation.context import EvaluatedTask
 from hf_ecgtext.evaluation.protocols import STRICT
 from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.finetuning.classifier import EcgForClassification

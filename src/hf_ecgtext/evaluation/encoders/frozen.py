@@ -248,7 +248,7 @@ class EncoderRuns:
 
 
 def random_runs(trained: ModelEncoder, data: EcgData, name: str, seeds: Sequence[int]) -> EncoderRuns:
-    """Untrained twins of a model, with BatchNorm statistics of the data's training signals (defect 15).
+    """Random initialisations of a model, with BatchNorm statistics of the data's training signals (defect 15).
 
     Args:
         trained ([`ModelEncoder`]): Its architecture, text tower and processor are used.
@@ -267,9 +267,10 @@ def random_runs(trained: ModelEncoder, data: EcgData, name: str, seeds: Sequence
     order, _ = canonical_order(data, "train")
     drawn = np.random.default_rng(0).permutation(order)[:_NUM_CALIBRATION]
     signals: Any = Subset(data.split("train"), drawn.tolist())  # type: ignore[arg-type]
-    twins = random_encoders(trained.model, trained.processor, signals, seeds, num_calibration=len(drawn))
+    untrained = random_encoders(trained.model, trained.processor, signals, seeds, num_calibration=len(drawn))
     members = tuple(
-        ModelEncoder(twin, trained.processor, dtype=trained.dtype, long_records=trained.long_records) for twin in twins
+        ModelEncoder(model, trained.processor, dtype=trained.dtype, long_records=trained.long_records)
+        for model in untrained
     )
     return EncoderRuns(name=name, kind="random", members=members, seed=tuple(seeds))
 

@@ -306,6 +306,9 @@ def _draw_embeddings(
     return notes
 
 
+# Below, what the `_draw_...` functions above share: which lines share a figure, and what a caption says of them.
+
+
 def _chunks(
     groups: Iterable[Sequence[EvaluationResult]], styles: Mapping[EncoderRow, RowStyle], size: int = ENCODERS_PER_FIGURE
 ) -> list[list[EvaluationResult]]:
@@ -359,10 +362,10 @@ def _best_rows(lines: Sequence[EvaluationResult]) -> tuple[list[EvaluationResult
     """The best few trained encoders with the baselines, and how many trained ones are left out."""
     trained = sorted((line for line in lines if line.encoder == "trained"), key=lambda line: -(line.value or 0.0))
     best = trained[:_BARS_PER_CLASS]
-    twin = best[0].checkpoint if best else None  # one random encoder is enough to see what is easy
+    shown = best[0].checkpoint if best else None  # one random encoder is enough to see what is easy
     baselines = [line for line in lines if line.encoder != "trained"]
-    if twin is not None:
-        baselines = [line for line in baselines if line.encoder != "random" or line.checkpoint == twin]
+    if shown is not None:
+        baselines = [line for line in baselines if line.encoder != "random" or line.checkpoint == shown]
     return best + baselines[:_BARS_PER_CLASS], len(trained) - len(best)
 
 

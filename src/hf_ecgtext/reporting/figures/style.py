@@ -115,7 +115,7 @@ def row_styles(
 def parts(rows: Sequence[EncoderRow], size: int = ENCODERS_PER_FIGURE) -> list[list[EncoderRow]]:
     """The encoders of each figure where there are too many for one.
 
-    Trained encoders are shared out evenly. Their random twins go with them; other baselines are in every part.
+    Trained encoders are shared out evenly, with their random initialisations; other baselines are in every part.
     """
     trained = [row for row in rows if row.encoder == "trained"]
     if not trained:
@@ -220,7 +220,7 @@ def encoder_legend(
         style = styles[row]
         label = style.label
         if row.encoder == "random" and num_random > 1:
-            label = f"{_BASELINES['random'][0]} (each encoder's twin)"
+            label = f"{_BASELINES['random'][0]} (each encoder's architecture)"
         entries[label] = Line2D([], [], color=style.colour, linestyle=style.line, marker=style.marker, markersize=5)
     below_legend(figure, entries | dict(others or {}))
 
