@@ -25,6 +25,7 @@ from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.encoders.random import random_encoders, recalibrate_batch_norm
 from hf_ecgtext.evaluation.scores import Encoder
 from hf_ecgtext.methods.base import EcgTextModel, TextInputs
+from hf_ecgtext.processing import EcgTextProcessor
 
 Features = dict[str, NDArray[np.float32]]
 """Arrays of shape `(num_records, dim)`: `"probe"`, and of encoders with a text tower `"ecg_embeds"`, L2-normalised."""
@@ -97,7 +98,7 @@ class ModelEncoder(FrozenEncoder):
     def __init__(
         self,
         model: EcgTextModel,
-        processor: Any,
+        processor: EcgTextProcessor,
         *,
         dtype: Literal["float32", "bfloat16"] = "float32",
         long_records: str = "whole",

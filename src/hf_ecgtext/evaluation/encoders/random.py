@@ -8,15 +8,20 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from hf_ecgtext.data.tasks import EcgRows
 from hf_ecgtext.methods.base import EcgTextModel
+from hf_ecgtext.processing import EcgTextProcessor
 
 
 def random_encoders(
-    model: EcgTextModel, processor: Any, calibration: EcgRows, seeds: Iterable[int], num_calibration: int = 256
+    model: EcgTextModel,
+    processor: EcgTextProcessor,
+    calibration: EcgRows,
+    seeds: Iterable[int],
+    num_calibration: int = 256,
 ) -> list[EcgTextModel]:
     """Random initialisations of a model: its text tower, everything else random.
 
@@ -63,7 +68,12 @@ def recalibrate_batch_norm(model: EcgTextModel, batches: Iterable[Mapping[str, T
 
 
 def signal_batches(
-    processor: Any, dataset: Any, batch_size: int, num_workers: int, title: str, show_progress: bool
+    processor: EcgTextProcessor,
+    dataset: Dataset[Any],
+    batch_size: int,
+    num_workers: int,
+    title: str,
+    show_progress: bool,
 ) -> Iterator[Mapping[str, Tensor]]:
     """Batches of `ecg_values` and `lead_mask`, in the order of the records."""
 

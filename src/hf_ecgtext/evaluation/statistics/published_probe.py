@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from hf_ecgtext.evaluation.statistics.metrics import auroc, macro
 
@@ -138,7 +138,7 @@ class LinearAdam:
     """
 
     def __init__(
-        self, dim: int, num_classes: int, recipe: ProbeRecipe, rng: np.random.Generator, dtype: Any = np.float32
+        self, dim: int, num_classes: int, recipe: ProbeRecipe, rng: np.random.Generator, dtype: DTypeLike = np.float32
     ):
         bound = 1 / math.sqrt(dim)
         self.weights = rng.uniform(-bound, bound, (num_classes, dim + 1)).astype(dtype)  # the bias is the last column

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.scores import TaskScores
@@ -38,6 +38,9 @@ from hf_ecgtext.reporting.figures.style import (
     save_figure,
 )
 from hf_ecgtext.reporting.tables.grid import split_by
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +73,7 @@ class _Album:
     formats: Sequence[str]
     drawn: list[Drawn] = field(default_factory=list)
 
-    def add(self, figure: Any, title: str, caption: str, part: tuple[int, int] = (1, 1)) -> None:
+    def add(self, figure: Figure, title: str, caption: str, part: tuple[int, int] = (1, 1)) -> None:
         number, total = part
         if total > 1:
             title = f"{title} (part {number} of {total})"
