@@ -5,7 +5,7 @@
   split in `eval()` mode. Counted in its favour: reading and preparing recordings is left out (it does so in every
   epoch), validation and test in batches of 64, no metrics;
 * (b) ours: the encoder reads every record of a task's splits once, in batches of 64 in `eval()` mode; then the strict
-  probe: stratified draws (five of 1 %, five of 10 %, one of 100 %), eight strengths each, all classes converged,
+  probe: stratified draws (five of 1 %, five of 10 %, one of 100 %), eight penalties each, all classes converged,
   scores and AUROC. Counted against it: the four tasks of PTB-XL share recordings, but each pays for its forward pass;
 * (c) the published recipe on cached features, with the AUROC of both splits in every epoch.
 
@@ -41,7 +41,7 @@ from torch import nn
 from transformers import AutoModel
 
 from hf_ecgtext.data.subsets import published_subset, stratified_subsets
-from hf_ecgtext.evaluation.statistics.logistic_regression import STRENGTHS, fit_probe
+from hf_ecgtext.evaluation.statistics.logistic_regression import L2_PENALTIES, fit_probe
 from hf_ecgtext.evaluation.statistics.metrics import auroc, macro
 from hf_ecgtext.evaluation.statistics.published_probe import MERL, train_published_probe
 from hf_ecgtext.methods import get_recipe
@@ -174,7 +174,7 @@ def main() -> None:
     print(f"s_train = {1000 * train_s:.2f} ms per record (batch {MERL.batch_size}, train mode, step of the layer)")
     print(f"s_eval  = {1000 * eval_s:.2f} ms per record (batch {EVAL_BATCH}, eval mode)")
     size = f"records / {shrink}, seconds x {shrink}" if shrink > 1 else "full size"
-    print(f"Probes: {size}; {NUM_DRAWS} draws below 100 %, {len(STRENGTHS)} strengths.\n")
+    print(f"Probes: {size}; {NUM_DRAWS} draws below 100 %, {len(L2_PENALTIES)} penalties.\n")
     print("| task | (a) as published s | encoder once s | strict probes 1 / 10 / 100 % s | published recipe s |")
     print("|---|--:|--:|--:|--:|")
     totals = np.zeros(4)

@@ -49,7 +49,7 @@ def line(value: float | None = None, **changes: Any) -> EvaluationResult:
 
 
 def encoders(random: bool = True, others: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Both checkpoints, their random twins, and other baselines."""
+    """Both checkpoints, their random initialisations, and other baselines."""
     rows = [{"checkpoint": name, "encoder": "trained"} for name in CHECKPOINTS]
     rows += [{"checkpoint": name, "encoder": "random"} for name in CHECKPOINTS] if random else []
     return rows + [{"checkpoint": name, "encoder": name} for name in others]

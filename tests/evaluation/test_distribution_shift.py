@@ -10,13 +10,13 @@ from table_encoder import TableEncoder, normalised, table_data
 
 from hf_ecgtext.data.label_maps import has_label_map, label_map, task_labels
 from hf_ecgtext.data.tasks import LabelTask
+from hf_ecgtext.evaluation.context import EvaluatedTask, EvaluationContext
 from hf_ecgtext.evaluation.downstream import zero_shot
 from hf_ecgtext.evaluation.downstream.distribution_shift import evaluate, shift_targets, usable_classifiers
 from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
 from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns
-from hf_ecgtext.evaluation.frame import EvaluatedTask, EvaluationContext
 from hf_ecgtext.evaluation.protocols import PUBLISHED, STRICT, get_protocol
-from hf_ecgtext.evaluation.statistics.logistic_regression import STRENGTHS
+from hf_ecgtext.evaluation.statistics.logistic_regression import L2_PENALTIES
 
 DIM = 6
 TASKS = {name: LabelTask(name, "labels", {label: f"{name} {label}" for label in task_labels(name)})
@@ -131,12 +131,12 @@ def test_the_probe_is_scikit_learns_on_both_sides(world, tmp_path):
     mean, scale = train.mean(axis=0), train.std(axis=0)
     for side, asked in (("source", source), ("target", tasks["cpsc2018"])):
         scores = found["cpsc2018", "linear_probe", side]
-        (strength,) = scores.details["strengths"]
-        assert strength in STRENGTHS
+        (l2_penalty,) = scores.details["strengths"]
+        assert l2_penalty in L2_PENALTIES
         features = np.stack([ecgs[record] for record in asked.records("test").record_ids])
         for column, label in enumerate(scores.class_names):
             positive = source.records("train").targets[:, source.labels.index(label)]
-            reference = LogisticRegression(C=1 / strength, tol=1e-10, max_iter=2000).fit(
+            reference = LogisticRegression(C=1 / l2_penalty, tol=1e-10, max_iter=2000).fit(
                 (train - mean) / scale, positive
             )
             expected = reference.decision_function((features - mean) / scale)

@@ -10,11 +10,11 @@ import pytest
 from hf_ecgtext.data.label_maps import label_map
 from hf_ecgtext.data.opening import open_data
 from hf_ecgtext.data.sources.dataset import RawEcgDataset
+from hf_ecgtext.evaluation.context import EvaluatedTask, EvaluationContext
 from hf_ecgtext.evaluation.downstream.distribution_shift import evaluate
 from hf_ecgtext.evaluation.downstream.retrieval import evaluate as evaluate_retrieval
 from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
 from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns, ModelEncoder
-from hf_ecgtext.evaluation.frame import EvaluatedTask, EvaluationContext
 from hf_ecgtext.evaluation.protocols import PUBLISHED, STRICT
 from hf_ecgtext.evaluation.statistics.bootstrap import bootstrap_intervals
 from hf_ecgtext.methods import get_recipe

@@ -163,14 +163,14 @@ def test_texts_are_embedded_once(tmp_path):
 
 def test_encoders_that_share_a_text_tower_run_it_once(tmp_path, data, monkeypatch):
     encoder = ModelEncoder(*get_recipe("merl", "debug").build(seed=0))
-    (twin,) = random_runs(encoder, data, "model", (3,)).members
+    (untrained,) = random_runs(encoder, data, "model", (3,)).members
     texts = ["sinus rhythm", "atrial fibrillation", "left bundle branch block"]
     shared = cache(tmp_path)
-    expected = {id(one): one.embed_texts(texts) for one in (encoder, twin)}
+    expected = {id(one): one.embed_texts(texts) for one in (encoder, untrained)}
     pooled = []
     run = ModelEncoder.pool_texts
     monkeypatch.setattr(ModelEncoder, "pool_texts", lambda self, texts: pooled.append(self) or run(self, texts))
-    for one in (encoder, twin, encoder.with_windows("first_5_s")):
+    for one in (encoder, untrained, encoder.with_windows("first_5_s")):
         np.testing.assert_allclose(shared.texts(one, texts), expected.get(id(one), expected[id(encoder)]), atol=1e-6)
     assert len(pooled) == 1
     other = ModelEncoder(*get_recipe("merl", "debug").build(seed=1))  # another text tower

@@ -10,13 +10,13 @@ import pytest
 from hf_ecgtext.data.sources.merl_splits import read_split_list, read_train_order
 from hf_ecgtext.data.subsets import published_subset
 from hf_ecgtext.data.tasks import EcgData, LabelTask
+from hf_ecgtext.evaluation.context import EvaluatedTask, EvaluationContext
 from hf_ecgtext.evaluation.downstream.linear_probe import evaluate, training_draws, training_targets
 from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
 from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns, FrozenEncoder, ModelEncoder
-from hf_ecgtext.evaluation.frame import EvaluatedTask, EvaluationContext
 from hf_ecgtext.evaluation.protocols import PUBLISHED, STRICT, get_protocol
 from hf_ecgtext.evaluation.scores import TaskScores
-from hf_ecgtext.evaluation.statistics.logistic_regression import STRENGTHS, fit_logistic_regressions
+from hf_ecgtext.evaluation.statistics.logistic_regression import L2_PENALTIES, fit_logistic_regressions
 from hf_ecgtext.evaluation.statistics.metrics import auroc, macro
 
 LABELS = ("CD", "HYP", "MI", "NORM", "RARE")
@@ -113,7 +113,7 @@ def test_a_strict_probe_has_runs_for_every_member_and_draw_and_says_what_came_up
     assert few.details["num_train"] == [20] * 5
     assert whole.details["num_train"] == [200]
     assert len(few.details["strengths"]) == 10
-    assert set(few.details["strengths"]) <= set(STRENGTHS)
+    assert set(few.details["strengths"]) <= set(L2_PENALTIES)
     assert "upper_bound" not in few.details
     assert (few.protocol, few.evaluation, few.score_kind) == ("strict", "linear_probe", "logit")
     assert (few.seed, few.encoder, few.contamination) == ((1, 2), "random", "none")
@@ -132,7 +132,7 @@ def test_answers_are_those_of_a_probe_fitted_by_hand(cache):
         np.testing.assert_allclose(found.scores[run], fit.scores(features["test"])[0], rtol=1e-3, atol=1e-4)
 
 
-def test_the_strength_is_chosen_on_the_split_that_the_protocol_names(cache):
+def test_the_penalty_is_chosen_on_the_split_that_the_protocol_names(cache):
     task, runs = make_task(), encoders(1)
     on = {
         split: evaluate(

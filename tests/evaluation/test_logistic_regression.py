@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from hf_ecgtext.evaluation.statistics.logistic_regression import (
-    STRENGTHS,
+    L2_PENALTIES,
     NotConvergedError,
     fit_logistic_regressions,
     fit_probe,
@@ -37,11 +37,11 @@ def test_solutions_are_scikit_learns(num_records, dim):
     from sklearn.linear_model import LogisticRegression
 
     features, targets = problem(num_records, dim, 4)
-    strengths = (0.1, 10.0, 1000.0)
-    ours = fit_logistic_regressions(features, targets, strengths, tolerance=1e-10)
-    for place, strength in enumerate(strengths):
+    l2_penalties = (0.1, 10.0, 1000.0)
+    ours = fit_logistic_regressions(features, targets, l2_penalties, tolerance=1e-10)
+    for place, l2_penalty in enumerate(l2_penalties):
         for column in range(4):
-            theirs = LogisticRegression(C=1 / strength, tol=1e-12, max_iter=20000)
+            theirs = LogisticRegression(C=1 / l2_penalty, tol=1e-12, max_iter=20000)
             theirs.fit(standardised(features), targets[:, column])
             # The gradient of lbfgs stays above its rounding error; with weaker penalties its solution is less exact.
             np.testing.assert_allclose(ours.weights[place, column], theirs.coef_[0], atol=2e-5, rtol=1e-5)
@@ -49,34 +49,34 @@ def test_solutions_are_scikit_learns(num_records, dim):
 
 
 @pytest.mark.parametrize(("num_records", "dim"), [(200, 15), (25, 40)])
-def test_the_gradient_of_every_class_and_strength_is_zero(num_records, dim):
+def test_the_gradient_of_every_class_and_penalty_is_zero(num_records, dim):
     features, targets = problem(num_records, dim, 6)
     x = standardised(features)
     fit = fit_logistic_regressions(features, targets)
     reference = np.linalg.norm(x.T @ (targets - targets.mean(0)), axis=0)
-    for place, strength in enumerate(STRENGTHS):
+    for place, l2_penalty in enumerate(L2_PENALTIES):
         excess = expit(x @ fit.weights[place].T + fit.intercepts[place]) - targets
-        gradient = x.T @ excess + strength * fit.weights[place].T
+        gradient = x.T @ excess + l2_penalty * fit.weights[place].T
         assert (np.linalg.norm(gradient, axis=0) < 1e-7 * reference).all()
         assert (np.abs(excess.sum(0)) < 1e-7 * reference).all()  # of the intercept, which has no penalty
 
 
-@pytest.mark.parametrize("strength", [1e-6, 0.1, 10.0, 1e4])
-def test_a_feature_that_is_the_answer_has_the_weight_of_the_closed_form(strength):
-    # n records with x = y = -1 or 1: strength * w = n * sigmoid(-w), and no intercept.
+@pytest.mark.parametrize("l2_penalty", [1e-6, 0.1, 10.0, 1e4])
+def test_a_feature_that_is_the_answer_has_the_weight_of_the_closed_form(l2_penalty):
+    # n records with x = y = -1 or 1: l2_penalty * w = n * sigmoid(-w), and no intercept.
     num_records = 12
     features = np.repeat([[-1.0], [1.0]], num_records // 2, axis=0)
-    fit = fit_logistic_regressions(features, features > 0, [strength], tolerance=1e-13)
-    expected = brentq(lambda w: strength * w - num_records * expit(-w), 0, 50, xtol=1e-14)
+    fit = fit_logistic_regressions(features, features > 0, [l2_penalty], tolerance=1e-13)
+    expected = brentq(lambda w: l2_penalty * w - num_records * expit(-w), 0, 50, xtol=1e-14)
     np.testing.assert_allclose(fit.weights[0, 0, 0], expected, rtol=1e-8)
     np.testing.assert_allclose(fit.intercepts, 0, atol=1e-8)
 
 
 def test_under_a_very_strong_penalty_weights_are_the_difference_from_the_base_rate():
     features, targets = problem(100, 10, 3)
-    strength = 1e9
-    fit = fit_logistic_regressions(features, targets, [strength])
-    expected = standardised(features).T @ (targets - targets.mean(0)) / strength
+    l2_penalty = 1e9
+    fit = fit_logistic_regressions(features, targets, [l2_penalty])
+    expected = standardised(features).T @ (targets - targets.mean(0)) / l2_penalty
     np.testing.assert_allclose(fit.weights[0], expected.T, rtol=1e-4, atol=1e-12)
     np.testing.assert_allclose(expit(fit.intercepts[0]), targets.mean(0), rtol=1e-6)
 
@@ -105,11 +105,11 @@ def test_the_order_of_classes_records_and_features_does_not_matter():
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_other_classes_and_strengths_do_not_change_a_solution():
+def test_other_classes_and_penalties_do_not_change_a_solution():
     features, targets = problem(150, 12, 5)
     alone = fit_logistic_regressions(features, targets[:, [2]], [10.0])
     together = fit_logistic_regressions(features, targets)
-    np.testing.assert_allclose(together.weights[STRENGTHS.index(10.0), 2], alone.weights[0, 0], atol=1e-6)
+    np.testing.assert_allclose(together.weights[L2_PENALTIES.index(10.0), 2], alone.weights[0, 0], atol=1e-6)
 
 
 def test_unit_and_offset_of_a_feature_do_not_matter():
@@ -146,11 +146,11 @@ def test_a_constant_feature_has_no_effect():
 def test_without_any_information_the_answer_is_the_base_rate():
     targets = np.array([[1, 0], [1, 0], [1, 1], [0, 0]])
     fit = fit_logistic_regressions(np.full((4, 3), 0.7), targets)
-    np.testing.assert_allclose(expit(fit.scores(np.ones((2, 3)))), np.tile([0.75, 0.25], (len(STRENGTHS), 2, 1)))
+    np.testing.assert_allclose(expit(fit.scores(np.ones((2, 3)))), np.tile([0.75, 0.25], (len(L2_PENALTIES), 2, 1)))
 
 
 @pytest.mark.parametrize(
-    ("features", "targets", "strengths", "message"),
+    ("features", "targets", "l2_penalties", "message"),
     [
         ([[1.0], [np.nan]], [[0], [1]], [1.0], "Feature 0 of row 1 is nan"),
         ([[1.0], [2.0]], [[0], [2]], [1.0], "Target of row 1, class 0 is 2"),
@@ -159,36 +159,36 @@ def test_without_any_information_the_answer_is_the_base_rate():
         ([[1.0], [2.0]], [[0], [1]], [], "positive"),
     ],
 )
-def test_bad_input_is_named(features, targets, strengths, message):
+def test_bad_input_is_named(features, targets, l2_penalties, message):
     with pytest.raises(ValueError, match=message):
-        fit_logistic_regressions(features, targets, strengths)
+        fit_logistic_regressions(features, targets, l2_penalties)
 
 
 def test_a_class_that_has_not_converged_is_named():
     features, targets = problem(100, 10, 2)
-    with pytest.raises(NotConvergedError, match=r"class MI with strength 0\.1 has not converged after 1 Newton"):
+    with pytest.raises(NotConvergedError, match=r"class MI with L2 penalty 0\.1 has not converged after 1 Newton"):
         fit_logistic_regressions(features, targets, [0.1], labels=["MI", "CD"], max_iterations=1)
 
 
-def test_the_strength_is_the_best_on_other_records():
+def test_the_penalty_is_the_best_on_other_records():
     features, targets = problem(400, 30, 5)
     learn, choose = slice(0, 60), slice(60, None)
     probe = fit_probe(features[learn], targets[learn], features[choose], targets[choose])
     path = fit_logistic_regressions(features[learn], targets[learn])
     values = [macro(auroc(scores, targets[choose])) for scores in path.scores(features[choose])]
     assert len({round(value, 6) for value in values}) > 3
-    assert probe.strength == STRENGTHS[int(np.argmax(values))]
+    assert probe.l2_penalty == L2_PENALTIES[int(np.argmax(values))]
     assert probe.selection_auroc == pytest.approx(max(values), abs=1e-12)
     expected = path.scores(features)[int(np.argmax(values))]
     np.testing.assert_allclose(probe.scores(features), expected, rtol=1e-5, atol=1e-6)
     assert probe.scores(features).dtype == np.float32
 
 
-def test_of_equally_good_strengths_the_strongest_is_taken():
+def test_of_equally_good_penalties_the_strongest_is_taken():
     # One feature ranks the records in the same way whatever its weight.
     features, targets = problem(50, 1, 1)
-    assert fit_probe(features, targets, features, targets).strength == max(STRENGTHS)
-    assert fit_probe(features, targets, features, targets, strengths=(3.0, 7.0, 5.0)).strength == 7.0
+    assert fit_probe(features, targets, features, targets).l2_penalty == max(L2_PENALTIES)
+    assert fit_probe(features, targets, features, targets, l2_penalties=(3.0, 7.0, 5.0)).l2_penalty == 7.0
 
 
 def test_nothing_to_choose_by_is_an_error():

@@ -1,4 +1,4 @@
-"""Untrained twins of a model."""
+"""Random initialisations of a model."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def test_random_encoders_share_the_text_tower_and_nothing_else(built, data):
 
 def test_recalibrated_statistics_are_those_of_the_data(built, data):
     model, processor = built
-    (twin,) = random_encoders(model, processor, data.train, seeds=(3,))
+    (untrained,) = random_encoders(model, processor, data.train, seeds=(3,))
     ecg = processor.feature_extractor([row["ecg"] for row in data.train.__getitems__(range(32))], return_tensors="pt")
     single = {name: value[:1] for name, value in ecg.items()}
-    recalibrate_batch_norm(twin, [ecg, single])
+    recalibrate_batch_norm(untrained, [ecg, single])
     with torch.no_grad():
-        first = twin.ecg_encoder.conv1(ecg["ecg_values"])
-    torch.testing.assert_close(twin.ecg_encoder.bn1.running_mean, first.mean((0, 2)), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(twin.ecg_encoder.bn1.running_var, first.var((0, 2)), rtol=1e-4, atol=1e-5)
-    assert twin.ecg_encoder.bn1.momentum == 0.1
+        first = untrained.ecg_encoder.conv1(ecg["ecg_values"])
+    torch.testing.assert_close(untrained.ecg_encoder.bn1.running_mean, first.mean((0, 2)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(untrained.ecg_encoder.bn1.running_var, first.var((0, 2)), rtol=1e-4, atol=1e-5)
+    assert untrained.ecg_encoder.bn1.momentum == 0.1

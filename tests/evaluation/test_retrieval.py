@@ -11,10 +11,10 @@ from table_encoder import TableEncoder, normalised, table_data
 
 from hf_ecgtext.data.sources.synthetic import open_data
 from hf_ecgtext.errors import RecordError
+from hf_ecgtext.evaluation.context import EvaluationContext
 from hf_ecgtext.evaluation.downstream.retrieval import evaluate, rank_difference_results, rank_results, retrieval_ranks
 from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
 from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns, ModelEncoder
-from hf_ecgtext.evaluation.frame import EvaluationContext
 from hf_ecgtext.evaluation.protocols import PUBLISHED, STRICT
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.statistics import retrieval_ranks as module

@@ -8,10 +8,10 @@ from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 from table_encoder import TableEncoder, table_data
 
 from hf_ecgtext.data.tasks import LabelTask
+from hf_ecgtext.evaluation.context import EvaluatedTask, EvaluationContext
 from hf_ecgtext.evaluation.downstream.single_label import evaluate
 from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
 from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns
-from hf_ecgtext.evaluation.frame import EvaluatedTask, EvaluationContext
 from hf_ecgtext.evaluation.protocols import STRICT, get_protocol
 
 TASK = LabelTask("mine", "labels", {"C": "third", "A": "first", "D": "absent", "B": "second"})

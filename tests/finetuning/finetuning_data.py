@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hf_ecgtext.data.tasks import EcgData, LabelTask
-from hf_ecgtext.evaluation.frame import EvaluatedTask
+from hf_ecgtext.evaluation.context import EvaluatedTask
 from hf_ecgtext.finetuning.recipes import FinetuningRecipe
 from hf_ecgtext.methods import get_recipe
 

@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerState
 from hf_ecgtext.data.ledger import TrainingLedger
 from hf_ecgtext.data.tasks import LabelTask
 from hf_ecgtext.errors import ContaminationError
-from hf_ecgtext.evaluation.frame import EvaluatedTask
+from hf_ecgtext.evaluation.context import EvaluatedTask
 from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.evaluation.statistics.cinc2021_score import cinc2021_score
 from hf_ecgtext.evaluation.statistics.metrics import auroc, macro

@@ -10,7 +10,7 @@ from finetuning_data import debug_model, short_recipe
 
 from hf_ecgtext.data.opening import open_data
 from hf_ecgtext.data.store.schema import row_to_stored
-from hf_ecgtext.evaluation.frame import EvaluatedTask
+from hf_ecgtext.evaluation.context import EvaluatedTask
 from hf_ecgtext.finetuning.cinc2021 import cinc2021_results
 from hf_ecgtext.finetuning.finetune import finetune
 from hf_ecgtext.finetuning.lead_subsets import LEAD_SUBSETS

@@ -9,7 +9,7 @@ import pytest
 from finetuning_data import Rows, short_recipe
 
 from hf_ecgtext.data.tasks import EcgData, LabelTask
-from hf_ecgtext.evaluation.frame import EvaluatedTask
+from hf_ecgtext.evaluation.context import EvaluatedTask
 from hf_ecgtext.finetuning.supervised import supervised_scores
 from hf_ecgtext.finetuning.trainer import FinetuningTrainer
 from hf_ecgtext.methods import get_recipe

@@ -19,9 +19,9 @@ from hf_ecgtext.evaluation.encoders.frozen import FrozenEncoder
 from hf_ecgtext.evaluation.protocols import PUBLISHED, STRICT
 from hf_ecgtext.evaluation.results import read_results
 from hf_ecgtext.harness import matrix
-from hf_ecgtext.harness.cells import CellStore
-from hf_ecgtext.harness.entrants import FeatureEntrant, RandomEntrant, TrainedEntrant
+from hf_ecgtext.harness.jobs import JobStore
 from hf_ecgtext.harness.matrix import run_matrix
+from hf_ecgtext.harness.models import FeatureBaseline, RandomModel, TrainedModel
 from hf_ecgtext.harness.plan import MatrixPlan
 from hf_ecgtext.methods import get_recipe
 
@@ -83,14 +83,14 @@ def model():
     return get_recipe("merl", "debug").build(seed=0)
 
 
-def entrants(model, name="model", ledger=None, random=True):
-    trained = TrainedEntrant(name, *model, ledger)
-    return [trained, RandomEntrant(trained, (0,))] if random else [trained]
+def models(model, name="model", ledger=None, random=True):
+    trained = TrainedModel(name, *model, ledger)
+    return [trained, RandomModel(trained, (0,))] if random else [trained]
 
 
 def plan(opened, rows, **changes) -> MatrixPlan:
     settings = {
-        "entrants": rows,
+        "models": rows,
         "data": [opened],
         "evaluations": ("zero_shot", "linear_probe", "retrieval"),
         "protocols": [STRICT.with_switches({"num_draws": 2})],
@@ -114,7 +114,7 @@ def values(results):
 @pytest.fixture(scope="module")
 def whole(data, model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    return folder, run(folder, plan(data, entrants(model)))
+    return folder, run(folder, plan(data, models(model)))
 
 
 def test_every_row_answers_every_question_with_intervals(whole):
@@ -133,8 +133,8 @@ def test_every_row_answers_every_question_with_intervals(whole):
 def test_a_second_run_computes_nothing(whole, data, model, monkeypatch):
     folder, outcome = whole
     monkeypatch.setattr(FeatureCache, "features", None)
-    monkeypatch.setattr(CellStore, "save", None)
-    again = run(folder, plan(data, entrants(model)))
+    monkeypatch.setattr(JobStore, "save", None)
+    again = run(folder, plan(data, models(model)))
     assert [line.to_json() for line in again.results] == [line.to_json() for line in outcome.results]
 
 
@@ -143,7 +143,7 @@ def test_a_killed_run_gives_the_same_results_file_as_one_that_was_not(
     whole, data, model, tmp_path, monkeypatch, kept_cells
 ):
     saved = []
-    keep = CellStore.save
+    keep = JobStore.save
 
     def save(self, description, outcome):
         if len(saved) == kept_cells:
@@ -152,11 +152,11 @@ def test_a_killed_run_gives_the_same_results_file_as_one_that_was_not(
         keep(self, description, outcome)
 
     with monkeypatch.context() as patch:
-        patch.setattr(CellStore, "save", save)
+        patch.setattr(JobStore, "save", save)
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, plan(data, entrants(model)))
+            run(tmp_path, plan(data, models(model)))
     assert not (tmp_path / "results.jsonl").exists()
-    run(tmp_path, plan(data, entrants(model)))
+    run(tmp_path, plan(data, models(model)))
     assert values(read_results(tmp_path / "results.jsonl")) == values(whole[1].results)
 
 
@@ -173,20 +173,20 @@ def test_no_order_of_records_classes_or_leads_changes_a_number(whole, data, mode
             for split in ("train", "validation", "test")
         },
     )
-    outcome = run(tmp_path, plan(changed, entrants(model)))
+    outcome = run(tmp_path, plan(changed, models(model)))
     assert not outcome.failed
     assert values(outcome.results) == values(whole[1].results)
 
 
 def test_more_questions_leave_the_answered_ones_alone(whole, data, model, tmp_path):
     folder, outcome = whole
-    cells = set((folder / "cells").iterdir())
+    jobs = set((folder / "cells").iterdir())
     more = run(
-        folder, plan(data, entrants(model), evaluations=("zero_shot", "linear_probe", "retrieval", "single_label"))
+        folder, plan(data, models(model), evaluations=("zero_shot", "linear_probe", "retrieval", "single_label"))
     )
     assert set(values(outcome.results)) < set(values(more.results))
-    assert len(set((folder / "cells").iterdir()) - cells) == 2
-    run(folder, plan(data, entrants(model)))
+    assert len(set((folder / "cells").iterdir()) - jobs) == 2
+    run(folder, plan(data, models(model)))
 
 
 def test_a_checkpoint_that_has_seen_a_test_record_is_refused_by_name(data, model, tmp_path, caplog):
@@ -202,7 +202,7 @@ def test_a_checkpoint_that_has_seen_a_test_record_is_refused_by_name(data, model
 
     ledger = TrainingLedger.of_splits(data.name, data.revision, {"train": Part(data.test, [3])})
     name = data.test.column("record_id")[3]
-    asked = plan(data, entrants(model, "leaky", ledger, random=False), evaluations=("zero_shot",))
+    asked = plan(data, models(model, "leaky", ledger, random=False), evaluations=("zero_shot",))
     with pytest.raises(ContaminationError, match=f"'leaky' on synthetic: 1 of 40 test records .*synthetic:{name}"):
         run(tmp_path, asked)
     assert not (tmp_path / "cells").exists()
@@ -215,12 +215,12 @@ def test_a_checkpoint_that_has_seen_a_test_record_is_refused_by_name(data, model
 
 def test_a_question_that_cannot_be_asked_is_listed_and_the_others_are_answered(data, model, tmp_path):
     without = dataclasses.replace(data, validation=None)
-    outcome = run(tmp_path, plan(without, entrants(model, random=False)))
+    outcome = run(tmp_path, plan(without, models(model, random=False)))
     assert {line.evaluation for line in outcome.results} == {"zero_shot", "retrieval"}
     ((title, problem),) = outcome.failed.items()
     assert title == "linear_probe of model (trained) on few, strict num_draws=2"
     assert "validation" in problem
-    mended = run(tmp_path, plan(data, entrants(model, random=False)))
+    mended = run(tmp_path, plan(data, models(model, random=False)))
     assert not mended.failed
 
 
@@ -239,7 +239,7 @@ class Broken(FrozenEncoder):
 
 def test_nan_features_are_listed_by_record(data, tmp_path):
     bad = data.train.column("record_id")[5]
-    row = FeatureEntrant("broken", "interval_features", Broken(bad))
+    row = FeatureBaseline("broken", "interval_features", Broken(bad))
     outcome = run(tmp_path, plan(data, [row], evaluations=("linear_probe",)))
     assert outcome.results == []
     (problem,) = outcome.failed.values()
@@ -250,7 +250,7 @@ def test_a_prompt_that_is_missing_is_listed_by_class(data, model, tmp_path):
     prompts = tmp_path / "mine.json"
     prompts.write_text(json.dumps(dict.fromkeys(CLASSES[1:], "text")))
     outcome = run(
-        tmp_path, plan(data, entrants(model, random=False), evaluations=("zero_shot",), prompt_sets=(str(prompts),))
+        tmp_path, plan(data, models(model, random=False), evaluations=("zero_shot",), prompt_sets=(str(prompts),))
     )
     (problem,) = outcome.failed.values()
     assert "no prompt for these classes: ['atrial_fibrillation']" in problem
@@ -261,7 +261,7 @@ def test_a_changed_prompt_file_is_read_again(data, model, tmp_path):
     found = []
     for word in ("one", "other"):
         prompts.write_text(json.dumps({label: f"{word} {label}" for label in CLASSES}))
-        asked = plan(data, entrants(model, random=False), evaluations=("zero_shot",), prompt_sets=(str(prompts),))
+        asked = plan(data, models(model, random=False), evaluations=("zero_shot",), prompt_sets=(str(prompts),))
         found.append([line.value for line in run(tmp_path / "out", asked).results])
     assert found[0] != found[1]
 
@@ -269,7 +269,7 @@ def test_a_changed_prompt_file_is_read_again(data, model, tmp_path):
 def test_a_class_without_positives_has_no_value_and_is_counted(data, model, tmp_path):
     (task,) = data.tasks
     more = dataclasses.replace(task, class_names={**task.class_names, "never": "something never seen"})
-    asked = plan(dataclasses.replace(data, tasks=(more,)), entrants(model, random=False), evaluations=("linear_probe",))
+    asked = plan(dataclasses.replace(data, tasks=(more,)), models(model, random=False), evaluations=("linear_probe",))
     outcome = run(tmp_path, asked)
     assert not outcome.failed
     for line in [line for line in outcome.results if line.min_positives == 1]:
@@ -282,7 +282,7 @@ def test_a_class_without_positives_has_no_value_and_is_counted(data, model, tmp_
 
 
 def test_the_first_model_is_what_others_are_compared_with(data, model, tmp_path):
-    rows = [*entrants(model, "first", random=False), *entrants(get_recipe("etp", "debug").build(seed=0), "second")]
+    rows = [*models(model, "first", random=False), *models(get_recipe("etp", "debug").build(seed=0), "second")]
     asked = plan(data, rows, evaluations=("zero_shot", "linear_probe"), protocols=[STRICT, PUBLISHED], fractions=(1.0,))
     outcome = run(tmp_path, asked)
     assert not outcome.failed
@@ -318,12 +318,12 @@ def test_the_first_model_is_what_others_are_compared_with(data, model, tmp_path)
 )
 def test_a_plan_that_cannot_be_carried_out_is_refused(data, model, changes, message):
     with pytest.raises(ValueError, match=message):
-        plan(data, entrants(model), **changes)
+        plan(data, models(model), **changes)
 
 
 def test_data_may_be_given_once_only(data, model):
     with pytest.raises(ValueError, match="The data synthetic is given twice"):
-        plan(data, entrants(model), data=[data, data])
+        plan(data, models(model), data=[data, data])
 
 
 def test_an_unexpected_error_is_not_hidden(data, model, tmp_path, monkeypatch):
@@ -333,4 +333,4 @@ def test_an_unexpected_error_is_not_hidden(data, model, tmp_path, monkeypatch):
     evaluation = dataclasses.replace(matrix.EVALUATIONS["zero_shot"], evaluate=broken)
     monkeypatch.setitem(matrix.EVALUATIONS, "zero_shot", evaluation)
     with pytest.raises(RuntimeError, match="our mistake"):
-        run(tmp_path, plan(data, entrants(model), evaluations=("zero_shot",)))
+        run(tmp_path, plan(data, models(model), evaluations=("zero_shot",)))

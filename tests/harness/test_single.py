@@ -1,4 +1,4 @@
-"""One model, zero-shot, beside its random twins."""
+"""One model, zero-shot, beside its random initialisations."""
 
 from __future__ import annotations
 

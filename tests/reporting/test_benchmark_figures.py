@@ -162,13 +162,13 @@ def test_twelve_encoders_are_all_told_apart():
         assert len({styles[row].colour for row in part}) == 6
 
 
-def test_every_encoder_is_in_one_part_with_its_random_twin_and_shared_baselines_are_in_all():
+def test_every_encoder_is_in_one_part_with_its_random_initialisation_and_shared_baselines_are_in_all():
     trained = [EncoderRow(f"run{number}", "trained") for number in range(7)]
-    twins = [row._replace(encoder="random") for row in trained]
+    untrained = [row._replace(encoder="random") for row in trained]
     shared = EncoderRow("interval features", "interval_features")
-    divided = parts([*trained, shared, *twins])
+    divided = parts([*trained, shared, *untrained])
     assert [len(part) for part in divided] == [4 + 1 + 4, 3 + 1 + 3]
-    assert sorted(row for part in divided for row in part if row != shared) == sorted([*trained, *twins])
+    assert sorted(row for part in divided for row in part if row != shared) == sorted([*trained, *untrained])
     assert all(shared in part for part in divided)
 
 

@@ -30,7 +30,7 @@ def test_the_table_of_a_card_is_made_from_the_result_lines(method):
     assert card_table(lines_of(method, marker)) in card
 
 
-def test_a_row_has_the_model_beside_its_random_twins():
+def test_a_row_has_the_model_beside_its_random_initialisations():
     lines = [
         line(0.8, evaluation="zero_shot", prompts="plain"),
         line(0.5, evaluation="zero_shot", prompts="plain", encoder="random"),

@@ -19,8 +19,8 @@ from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
 from hf_ecgtext.evaluation.protocols import STRICT
 from hf_ecgtext.evaluation.results import EvaluationResult
-from hf_ecgtext.harness.entrants import Entrant, RandomEntrant, TrainedEntrant
 from hf_ecgtext.harness.matrix import run_matrix
+from hf_ecgtext.harness.models import EvaluatedModel, RandomModel, TrainedModel
 from hf_ecgtext.harness.plan import MatrixPlan
 from hf_ecgtext.io import written_whole
 from hf_ecgtext.methods import get_recipe
@@ -106,17 +106,17 @@ def _train(method: str, folder: Path, arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(folders: dict[str, Path], data: EcgData, arguments: argparse.Namespace) -> list[EvaluationResult]:
-    """Zero-shot answers of all methods and their random twins, and the differences to the reference."""
+    """Zero-shot answers of all methods and their random initialisations, and the differences to the reference."""
     trained = [
-        TrainedEntrant(str(folder), *load_checkpoint(str(folder)), load_ledger(str(folder)), seed=arguments.seed)
+        TrainedModel(str(folder), *load_checkpoint(str(folder)), load_ledger(str(folder)), seed=arguments.seed)
         for folder in folders.values()
     ]
-    rows: list[Entrant] = [*trained]
+    models: list[EvaluatedModel] = [*trained]
     if arguments.random_encoders:
         seeds = range(arguments.seed, arguments.seed + arguments.random_encoders)
-        rows += [RandomEntrant(entrant, seeds) for entrant in trained]
+        models += [RandomModel(model, seeds) for model in trained]
     plan = MatrixPlan(
-        entrants=rows,
+        models=models,
         data=[data],
         protocols=[STRICT],
         prompt_sets=arguments.prompts,

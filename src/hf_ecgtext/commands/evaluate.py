@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -18,9 +19,9 @@ from hf_ecgtext.evaluation.downstream.human_readers import human_readers
 from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol, get_protocol
 from hf_ecgtext.evaluation.results import write_results
-from hf_ecgtext.harness.baselines import baseline_entrants
-from hf_ecgtext.harness.entrants import Entrant, TrainedEntrant
+from hf_ecgtext.harness.baselines import baseline_models
 from hf_ecgtext.harness.matrix import MatrixOutcome, run_matrix
+from hf_ecgtext.harness.models import EvaluatedModel, TrainedModel
 from hf_ecgtext.harness.plan import MatrixPlan
 from hf_ecgtext.reporting.figures.embeddings import EmbeddedTask
 from hf_ecgtext.reporting.tables.all import benchmark_tables, headlines
@@ -34,14 +35,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate what is not evaluated yet, and print the tables.
 
     Returns:
-        `int`: 0, or 1 if some cells could not be evaluated; they are listed.
+        `int`: 0, or 1 if something could not be evaluated; it is listed.
     """
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    models = [load_entrant(name, device, arguments.dtype, arguments.seed) for name in arguments.model]
+    models = [load_model(name, device, arguments.dtype, arguments.seed) for name in arguments.model]
     data = open_all(arguments.data, arguments.data_dir, arguments.data_set)  # takes longer than a wrong folder's name
     cache_folder = arguments.cache or arguments.output_dir / "features"
-    rows: list[Entrant] = [*models]
-    rows += baseline_entrants(
+    evaluated: list[EvaluatedModel] = [*models]
+    evaluated += baseline_models(
         arguments.baselines,
         models,
         arguments.evaluations,
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     plan = MatrixPlan(
-        entrants=rows,
+        models=evaluated,
         data=data,
         tasks=arguments.tasks,
         evaluations=arguments.evaluations,
@@ -114,10 +115,10 @@ def open_all(names: list[str], data_dir: str | None, settings: list[str]) -> lis
     return opened
 
 
-def load_entrant(name: str, device: str, dtype: str, seed: int) -> TrainedEntrant:
+def load_model(name: str, device: str, dtype: Literal["float32", "bfloat16"], seed: int) -> TrainedModel:
     """A checkpoint with its processor and ledger, on a device."""
     model, processor = load_checkpoint(name)
-    return TrainedEntrant(name, model.to(device), processor, load_ledger(name), dtype=dtype, seed=seed)
+    return TrainedModel(name, model.to(device), processor, load_ledger(name), dtype=dtype, seed=seed)
 
 
 def reader_tables(data: Sequence[EcgData], num_resamples: int, seed: int) -> list[NamedTable]:
@@ -132,7 +133,7 @@ def _titles(models: Sequence[str]) -> dict[str, str]:
     return {model: name if names.count(name) == 1 else model for model, name in zip(models, names, strict=True)}
 
 
-def _embedded_tasks(plan: MatrixPlan, models: Sequence[TrainedEntrant], cache: FeatureCache) -> list[EmbeddedTask]:
+def _embedded_tasks(plan: MatrixPlan, models: Sequence[TrainedModel], cache: FeatureCache) -> list[EmbeddedTask]:
     """Test embeddings of every model on the first task of each data, for the maps."""
     found = []
     for data in plan.data:

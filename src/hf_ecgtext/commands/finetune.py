@@ -11,7 +11,7 @@ from hf_ecgtext.commands.checkpoints import load_checkpoint
 from hf_ecgtext.commands.options import parse_settings
 from hf_ecgtext.data.opening import open_data
 from hf_ecgtext.data.tasks import EcgData
-from hf_ecgtext.evaluation.frame import EvaluatedTask
+from hf_ecgtext.evaluation.context import EvaluatedTask
 from hf_ecgtext.evaluation.protocols import STRICT
 from hf_ecgtext.evaluation.results import EvaluationResult, write_results
 from hf_ecgtext.finetuning import cinc2021

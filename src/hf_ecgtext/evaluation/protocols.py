@@ -21,7 +21,7 @@ class EvaluationProtocol:
         name (`str`): Stands in every result line.
         probe_solver (`str`): `"logistic_regression"`, converged; or a published recipe of gradient steps, by method
             (defect 2).
-        probe_selection (`str`): Split on which the strength or the epoch of a probe is chosen (defect 1). `"test"` is
+        probe_selection (`str`): Split on which the penalty or the epoch of a probe is chosen (defect 1). `"test"` is
             the best test epoch, an upper bound that nobody could have known.
         batch_norm (`str`): `"pretrained"` statistics, or `"adapted"` to the target's training signals, as a probe
             that is trained with the encoder in `train()` mode has them (defect 3).

@@ -64,7 +64,7 @@ class EvaluationResult:
             durations), `"supervised"` (trained from scratch on the task).
         evaluation (`str`): What was done, the name of a module: `"zero_shot"`, `"linear_probe"`, `"retrieval"`, ...
         settings (`dict[str, Any]`): What was asked beyond that, such as `{"fraction": 0.01}`; JSON values. Results
-            with other settings are other cells of a table.
+            with other settings are other entries of a table.
         details (`dict[str, Any]`): What came up on the way, such as absent labels or the epoch chosen; JSON values.
         spread (`float`, *optional*): Standard deviation of `value` over repeated draws or seeds.
         p_value (`float`, *optional*): Of a paired difference: two-sided permutation test.

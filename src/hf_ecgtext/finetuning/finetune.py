@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from hf_ecgtext.data.ledger import TRAINING_SPLIT, TrainingLedger
 from hf_ecgtext.data.tasks import SPLITS
 from hf_ecgtext.evaluation.contamination import check_contamination
+from hf_ecgtext.evaluation.context import EvaluatedTask
 from hf_ecgtext.evaluation.encoders.frozen import hash_weights
-from hf_ecgtext.evaluation.frame import EvaluatedTask
 from hf_ecgtext.evaluation.protocols import STRICT
 from hf_ecgtext.evaluation.scores import Encoder, TaskScores
 from hf_ecgtext.finetuning.classifier import EcgForClassification
@@ -31,6 +31,7 @@ from hf_ecgtext.finetuning.selection import selection_score
 from hf_ecgtext.finetuning.trainer import FinetuningTrainer, StopWithoutProgress, validation_scores
 from hf_ecgtext.io import written_whole
 from hf_ecgtext.methods.base import EcgTextModel
+from hf_ecgtext.processing import EcgFeatureExtractor, EcgTextProcessor
 from hf_ecgtext.training import EcgTextTrainingArguments
 from hf_ecgtext.training.checkpoints import last_complete_checkpoint, last_intact_checkpoint
 from hf_ecgtext.training.output_lock import found_by_main_process
@@ -64,7 +65,7 @@ class Finetuned:
 
 def finetune(
     model: EcgTextModel | EcgForClassification,
-    processor: Any,
+    processor: EcgTextProcessor | EcgFeatureExtractor,
     tasks: EvaluatedTask | Sequence[EvaluatedTask],
     output_dir: str | Path,
     *,

@@ -28,7 +28,7 @@ from hf_ecgtext.data.ledger import TRAINING_SPLIT, TrainingLedger, continued_led
 from hf_ecgtext.data.random_crops import RandomCrops
 from hf_ecgtext.data.records import AnyEcg
 from hf_ecgtext.data.sources.cinc2021.segments import SegmentRows
-from hf_ecgtext.data.tasks import EcgData
+from hf_ecgtext.data.tasks import EcgData, EcgRows
 from hf_ecgtext.evaluation.downstream.identification import credit_of
 from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
 from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns, Features, FrozenEncoder, ModelEncoder
@@ -37,6 +37,7 @@ from hf_ecgtext.finetuning.arcface import arc_face
 from hf_ecgtext.finetuning.lead_subsets import lead_subset, restrict_extractor, restrict_leads
 from hf_ecgtext.finetuning.trainer import SCORE, StopWithoutProgress, validation_scores
 from hf_ecgtext.methods.base import EcgTextModel
+from hf_ecgtext.processing import EcgTextProcessor
 from hf_ecgtext.training.checkpoints import last_complete_checkpoint, last_intact_checkpoint
 from hf_ecgtext.training.crops import CropEpochs
 from hf_ecgtext.training.launch import check_launch
@@ -135,7 +136,7 @@ class FewerLeads(FrozenEncoder):
         ValueError: If the processor refuses records with absent leads.
     """
 
-    def __init__(self, model: EcgTextModel, processor: Any, leads: Sequence[str]):
+    def __init__(self, model: EcgTextModel, processor: EcgTextProcessor, leads: Sequence[str]):
         self.leads = tuple(leads)
         self.processor = copy.copy(processor)
         self.processor.feature_extractor = restrict_extractor(processor.feature_extractor, leads)
@@ -151,9 +152,9 @@ class FewerLeads(FrozenEncoder):
 
 
 def identification_baseline(
-    model: EcgTextModel, processor: Any, data: EcgData, leads: int, name: str, seeds: Sequence[int]
+    model: EcgTextModel, processor: EcgTextProcessor, data: EcgData, leads: int, name: str, seeds: Sequence[int]
 ) -> EncoderRuns:
-    """Untrained twins of a model with some of the leads, their BatchNorm statistics from the training segments.
+    """Random initialisations of a model with some of the leads, their BatchNorm statistics from the training segments.
 
     Args:
         model ([`EcgTextModel`]): Its architecture and text tower are used.
@@ -166,15 +167,15 @@ def identification_baseline(
     """
     encoder = FewerLeads(model, processor, lead_subset(leads))
     calibration: Any = _SomeLeads(data.split("train"), encoder.leads)
-    twins = random_encoders(model, encoder.processor, calibration, seeds)
-    members = tuple(FewerLeads(twin, processor, encoder.leads) for twin in twins)
+    untrained = random_encoders(model, encoder.processor, calibration, seeds)
+    members = tuple(FewerLeads(model, processor, encoder.leads) for model in untrained)
     return EncoderRuns(name=name, kind="random", members=members, seed=tuple(seeds))
 
 
 class _SomeLeads(TorchDataset):
     """Rows without the other leads."""
 
-    def __init__(self, rows: Any, leads: Sequence[str]):
+    def __init__(self, rows: EcgRows, leads: Sequence[str]):
         self.rows = rows
         self.leads = leads
 
@@ -243,7 +244,7 @@ class _IdentificationTrainer(ResumableTrainer):
 
 def finetune_identification(
     model: EcgTextModel,
-    processor: Any,
+    processor: EcgTextProcessor,
     data: EcgData,
     output_dir: str | Path,
     *,

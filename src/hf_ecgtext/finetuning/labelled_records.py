@@ -16,11 +16,11 @@ from hf_ecgtext.data.random_crops import RandomCrops
 from hf_ecgtext.data.records import AnyEcg
 from hf_ecgtext.data.tasks import EcgData, EcgRows
 from hf_ecgtext.errors import RecordError
+from hf_ecgtext.evaluation.context import EvaluatedTask, TaskRecords
 from hf_ecgtext.evaluation.encoders.feature_cache import canonical_order
 from hf_ecgtext.evaluation.encoders.frozen import cut_windows
-from hf_ecgtext.evaluation.frame import EvaluatedTask, TaskRecords
 from hf_ecgtext.finetuning.lead_subsets import restrict_extractor, restrict_leads
-from hf_ecgtext.processing import EcgFeatureExtractor
+from hf_ecgtext.processing import EcgFeatureExtractor, EcgTextProcessor
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,9 +173,14 @@ class Preparation:
     long_records: str = "whole"
 
     @classmethod
-    def of(cls, processor: Any, leads: Sequence[str] | None = None, long_records: str = "whole") -> Preparation:
+    def of(
+        cls,
+        processor: EcgTextProcessor | EcgFeatureExtractor,
+        leads: Sequence[str] | None = None,
+        long_records: str = "whole",
+    ) -> Preparation:
         """With the feature extractor of a processor, or itself; without leads, those that it names."""
-        extractor = getattr(processor, "feature_extractor", processor)
+        extractor = processor.feature_extractor if isinstance(processor, EcgTextProcessor) else processor
         if leads is None:
             return cls(extractor, None, long_records)
         return cls(restrict_extractor(extractor, leads), tuple(leads), long_records)

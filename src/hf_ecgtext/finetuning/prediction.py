@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from hf_ecgtext.errors import RecordError
@@ -17,9 +18,9 @@ from hf_ecgtext.finetuning.labelled_records import Preparation
 
 @torch.no_grad()
 def predict_logits(
-    model: Any,
+    model: nn.Module,
     preparation: Preparation,
-    rows: Any,
+    rows: Dataset[Any],
     *,
     batch_size: int = 64,
     num_workers: int = 0,

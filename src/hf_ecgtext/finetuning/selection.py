@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_ecgtext.evaluation.frame import EvaluatedTask
+from hf_ecgtext.evaluation.context import EvaluatedTask
 from hf_ecgtext.evaluation.statistics.metrics import auroc, macro
 from hf_ecgtext.finetuning import cinc2021
 from hf_ecgtext.finetuning.labelled_records import LabelledSplit, LabelProblem, task_part

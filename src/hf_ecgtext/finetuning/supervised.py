@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
+from transformers import PretrainedConfig
 
 from hf_ecgtext.data.tasks import EcgData
-from hf_ecgtext.evaluation.frame import EvaluatedTask
+from hf_ecgtext.evaluation.context import EvaluatedTask
 from hf_ecgtext.evaluation.protocols import STRICT
 from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.finetuning.classifier import EcgForClassification
@@ -18,13 +18,14 @@ from hf_ecgtext.finetuning.finetune import finetune, finetuning_identity
 from hf_ecgtext.finetuning.labelled_records import LabelProblem, Preparation
 from hf_ecgtext.finetuning.recipes import FinetuningRecipe, get_finetuning_recipe
 from hf_ecgtext.io import hash_of_json
+from hf_ecgtext.processing import EcgFeatureExtractor
 
 
 def supervised_scores(
     data: EcgData,
     tasks: Sequence[EvaluatedTask],
-    feature_extractor: Any,
-    encoder_config: Any,
+    feature_extractor: EcgFeatureExtractor,
+    encoder_config: PretrainedConfig,
     cache_folder: str | Path,
     seed: int = 0,
     *,

@@ -1,1 +1,1 @@
-"""The benchmark: entrants, a matrix of cells that survives a kill, result lines, paired comparisons."""
+"""The benchmark: models, a matrix of jobs that survives a kill, result lines, paired comparisons."""

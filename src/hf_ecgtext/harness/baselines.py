@@ -8,48 +8,48 @@ from pathlib import Path
 from typing import Any
 
 from hf_ecgtext.data.tasks import EcgData
+from hf_ecgtext.evaluation.context import EvaluatedTask
 from hf_ecgtext.evaluation.encoders.interval_features import IntervalFeatures
-from hf_ecgtext.evaluation.frame import EvaluatedTask
 from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.finetuning.supervised import supervised_scores
-from hf_ecgtext.harness.entrants import Entrant, FeatureEntrant, RandomEntrant, ScoringEntrant, TrainedEntrant
+from hf_ecgtext.harness.models import EvaluatedModel, FeatureBaseline, RandomModel, ScoringBaseline, TrainedModel
 
 BASELINES = ("random", "interval_features", "supervised")
 
 _PROBING = {"linear_probe", "distribution_shift"}
 
 
-def baseline_entrants(
+def baseline_models(
     names: Sequence[str],
-    models: Sequence[TrainedEntrant],
+    models: Sequence[TrainedModel],
     evaluations: Sequence[str],
     *,
     num_random: int,
     folder: Path,
     seed: int,
-) -> list[Entrant]:
+) -> list[EvaluatedModel]:
     """The baselines that the evaluations can use.
 
     Args:
         names (`Sequence[str]`): Of [`BASELINES`].
-        models (`Sequence[TrainedEntrant]`): Random twins share their architectures; the supervised network has the
-            ECG encoder and processor of the first.
+        models (`Sequence[TrainedModel]`): Random initialisations share their architectures; the supervised network
+            has the ECG encoder and processor of the first.
         evaluations (`Sequence[str]`): What will be done.
-        num_random (`int`): Random twins of each model; 0 for none.
+        num_random (`int`): Random initialisations of each model; 0 for none.
         folder (`Path`): Where supervised networks are kept.
-        seed (`int`): First seed of the random twins, and that of the supervised network.
+        seed (`int`): First seed of the random initialisations, and that of the supervised network.
     """
-    rows: list[Entrant] = []
+    baselines: list[EvaluatedModel] = []
     if "random" in names and num_random:
-        rows += [RandomEntrant(model, range(seed, seed + num_random)) for model in models]
+        baselines += [RandomModel(model, range(seed, seed + num_random)) for model in models]
     if "interval_features" in names and _PROBING & set(evaluations):
-        rows.append(FeatureEntrant("interval features", "interval_features", IntervalFeatures()))
+        baselines.append(FeatureBaseline("interval features", "interval_features", IntervalFeatures()))
     if "supervised" in names and "linear_probe" in evaluations:
-        rows.append(supervised_entrant(models[0], folder, seed))
-    return rows
+        baselines.append(supervised_baseline(models[0], folder, seed))
+    return baselines
 
 
-def supervised_entrant(model: TrainedEntrant, folder: Path, seed: int) -> ScoringEntrant:
+def supervised_baseline(model: TrainedModel, folder: Path, seed: int) -> ScoringBaseline:
     """The ECG encoder of a model, trained from scratch on the labels."""
     encoder_config = model.encoder.model.config.ecg_config
     extractor = model.encoder.processor.feature_extractor
@@ -58,7 +58,7 @@ def supervised_entrant(model: TrainedEntrant, folder: Path, seed: int) -> Scorin
     def answer(data: EcgData, tasks: Sequence[EvaluatedTask]) -> dict[str, TaskScores]:
         return supervised_scores(data, tasks, extractor, encoder_config, folder, seed)
 
-    return ScoringEntrant(f"supervised {encoder_config.model_type}", "supervised", _plain(identity), answer)
+    return ScoringBaseline(f"supervised {encoder_config.model_type}", "supervised", _plain(identity), answer)
 
 
 def _plain(value: Any) -> Any:

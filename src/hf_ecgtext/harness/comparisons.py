@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from hf_ecgtext.evaluation.context import EvaluationOutcome
 from hf_ecgtext.evaluation.downstream.retrieval import rank_difference_results
-from hf_ecgtext.evaluation.frame import CellOutcome
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
 from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.evaluation.statistics.retrieval_ranks import RetrievalRanks
-from hf_ecgtext.harness.cells import Cell
+from hf_ecgtext.harness.jobs import Job
 from hf_ecgtext.harness.plan import MatrixPlan
 from hf_ecgtext.harness.summary import difference_results, num_permutations
 
@@ -23,16 +23,16 @@ _Answer = TaskScores | RetrievalRanks
 _Answered = tuple[dict[str, Any], _Answer]
 
 
-def comparison_cells(plan: MatrixPlan, answered: Sequence[_Answered]) -> Iterator[Cell]:
-    """One cell per checkpoint and question that the reference has answered too.
+def comparison_jobs(plan: MatrixPlan, answered: Sequence[_Answered]) -> Iterator[Job]:
+    """One job per checkpoint and question that the reference has answered too.
 
     Numbers that were chosen on the test split are not compared.
 
     Args:
         plan ([`MatrixPlan`]): Names the reference; the first checkpoint otherwise.
-        answered: Descriptions of cells, with the answers that they gave.
+        answered: Descriptions of jobs, with the answers that they gave.
     """
-    trained = [entrant.name for entrant in plan.entrants if entrant.kind == "trained"]
+    trained = [model.name for model in plan.models if model.kind == "trained"]
     reference = plan.reference or (trained[0] if trained else None)
     protocols = {protocol.name: protocol for protocol in plan.protocols}
     questions: dict[str, dict[str, _Answered]] = {}
@@ -45,7 +45,7 @@ def comparison_cells(plan: MatrixPlan, answered: Sequence[_Answered]) -> Iterato
         reference_description, reference_answer = answers[reference]
         for checkpoint, (own_description, answer) in answers.items():
             if checkpoint != reference:
-                yield Cell(
+                yield Job(
                     title=f"{checkpoint} against {reference}: {question}",
                     description={
                         "difference": [own_description, reference_description],
@@ -65,11 +65,11 @@ def _question(answer: _Answer) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
-def _compare(plan: MatrixPlan, answer: _Answer, reference: _Answer, protocol: EvaluationProtocol) -> CellOutcome:
+def _compare(plan: MatrixPlan, answer: _Answer, reference: _Answer, protocol: EvaluationProtocol) -> EvaluationOutcome:
     if isinstance(answer, RetrievalRanks) and isinstance(reference, RetrievalRanks):
         lines = rank_difference_results(answer, reference, num_resamples=plan.num_resamples, seed=plan.seed)
     elif isinstance(answer, TaskScores) and isinstance(reference, TaskScores):
         lines = difference_results(answer, reference, protocol, seed=plan.seed, num_resamples=plan.num_resamples)
     else:
         raise TypeError(f"'{answer.checkpoint}' and '{reference.checkpoint}' have answered in different ways.")
-    return CellOutcome(results=tuple(lines))
+    return EvaluationOutcome(results=tuple(lines))

@@ -1,4 +1,4 @@
-"""The matrix: every entrant on every task, by every evaluation, under every protocol; done cells are not done again."""
+"""The matrix: every model on every task, by every evaluation, under every protocol; done jobs are not done again."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tqdm.auto import tqdm
 from hf_ecgtext.data.ledger import TrainingLedger
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.errors import ContaminationError, EcgTextError
+from hf_ecgtext.evaluation.context import EvaluatedTask, EvaluationContext, EvaluationOutcome
 from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
-from hf_ecgtext.evaluation.frame import CellOutcome, EvaluatedTask, EvaluationContext
 from hf_ecgtext.evaluation.protocols import STRICT, EvaluationProtocol
 from hf_ecgtext.evaluation.results import EvaluationResult, write_results
 from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.evaluation.statistics.retrieval_ranks import RetrievalRanks
-from hf_ecgtext.harness.cells import Cell, CellStore
-from hf_ecgtext.harness.comparisons import comparison_cells
-from hf_ecgtext.harness.entrants import Entrant, RandomEntrant, ScoringEntrant, TrainedEntrant
+from hf_ecgtext.harness.comparisons import comparison_jobs
+from hf_ecgtext.harness.jobs import Job, JobStore
+from hf_ecgtext.harness.models import EvaluatedModel, RandomModel, ScoringBaseline, TrainedModel
 from hf_ecgtext.harness.plan import EVALUATIONS, Evaluation, MatrixPlan
 from hf_ecgtext.harness.summary import task_results
 from hf_ecgtext.methods.base import EcgTextModel
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 _SHIFT = "distribution_shift"
 _SUPERVISED = "supervised"
 _VERSION = 1
-"""To be raised when the same cell would give other numbers."""
+"""To be raised when the same job would give other numbers."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class MatrixOutcome:
     Args:
         results (`list[EvaluationResult]`): All lines, in the order of the plan.
         scores (`list[TaskScores]`): The answers behind them.
-        failed (`dict[str, str]`): Why a cell could not be done, by its title.
+        failed (`dict[str, str]`): Why a job could not be done, by its title.
     """
 
     results: list[EvaluationResult] = field(default_factory=list)
@@ -55,13 +55,13 @@ class MatrixOutcome:
 def run_matrix(
     plan: MatrixPlan, folder: str | Path, cache: FeatureCache, *, show_progress: bool = True
 ) -> MatrixOutcome:
-    """Do all cells that are not done yet, then compare the checkpoints, and write `results.jsonl` into the folder.
+    """Do all jobs that are not done yet, then compare the checkpoints, and write `results.jsonl` into the folder.
 
-    A cell that cannot be done, such as a probe on data without a validation split, is listed and the others go on.
+    A job that cannot be done, such as a probe on data without a validation split, is listed and the others go on.
 
     Args:
         plan ([`MatrixPlan`]): What to do.
-        folder (`str` or `Path`): Cells and results; a later call with the same plan does only what is missing.
+        folder (`str` or `Path`): Jobs and results; a later call with the same plan does only what is missing.
         cache ([`FeatureCache`]): Features.
         show_progress (`bool`): Show a progress bar.
 
@@ -70,26 +70,26 @@ def run_matrix(
     """
     target = Path(folder)
     contamination = {
-        (id(entrant), data.name): entrant.contamination(data, plan.allow_seen)
-        for entrant in plan.entrants
+        (id(model), data.name): model.contamination(data, plan.allow_seen)
+        for model in plan.models
         for data in plan.data
     }
-    store = CellStore(target / "cells")
+    store = JobStore(target / "cells")
     outcome = MatrixOutcome()
-    cells = list(_cells(plan, cache, contamination))
+    jobs = list(_jobs(plan, cache, contamination))
     answered: list[tuple[dict[str, Any], TaskScores | RetrievalRanks]] = []
-    for cell in tqdm(cells, desc="Evaluating", unit="cell", disable=None if show_progress else True):
-        done = _done(cell, store, outcome.failed)
+    for job in tqdm(jobs, desc="Evaluating", unit="job", disable=None if show_progress else True):
+        done = _done(job, store, outcome.failed)
         if done is not None:
             outcome.results.extend(done.results)
             outcome.scores.extend(done.scores)
             answers: tuple[TaskScores | RetrievalRanks, ...] = (*done.scores, *done.ranks)
-            answered.extend((cell.description, answer) for answer in answers)
-    comparisons = list(comparison_cells(plan, answered))
-    for cell in tqdm(
+            answered.extend((job.description, answer) for answer in answers)
+    comparisons = list(comparison_jobs(plan, answered))
+    for job in tqdm(
         comparisons, desc="Comparing", unit="pair", disable=None if show_progress and comparisons else True
     ):
-        done = _done(cell, store, outcome.failed)
+        done = _done(job, store, outcome.failed)
         if done is not None:
             outcome.results.extend(done.results)
     write_results(target / "results.jsonl", outcome.results)
@@ -126,7 +126,8 @@ def evaluate_zero_shot(
             [`~hf_ecgtext.data.ledger.load_ledger`] finds it; without one, the result lines say that it is unknown.
         allow_seen (`bool`): Evaluate on records that were trained on too, and note it in the result lines.
         prompt_sets (`Sequence[str]`): As for [`~hf_ecgtext.evaluation.prompts.sets.load_prompt_set`].
-        num_random_encoders (`int`): Random twins, whose pooled results stand beside the model's.
+        num_random_encoders (`int`): Randomly initialised encoders, whose pooled results stand beside the
+            model's.
         num_resamples (`int`): Bootstrap resamples.
         show_progress (`bool`): Show progress bars.
 
@@ -142,12 +143,12 @@ def evaluate_zero_shot(
             "0 (--random-encoders 0)."
         )
     was_training = model.training
-    trained = TrainedEntrant(checkpoint, model, processor, ledger, seed=seed)
-    entrants: list[Entrant] = [trained]
+    trained = TrainedModel(checkpoint, model, processor, ledger, seed=seed)
+    models: list[EvaluatedModel] = [trained]
     if num_random_encoders:
-        entrants.append(RandomEntrant(trained, range(num_random_encoders)))
+        models.append(RandomModel(trained, range(num_random_encoders)))
     plan = MatrixPlan(
-        entrants=entrants,
+        models=models,
         data=[data],
         protocols=[STRICT],
         prompt_sets=prompt_sets,
@@ -163,34 +164,36 @@ def evaluate_zero_shot(
     return outcome.results
 
 
-def _done(cell: Cell, store: CellStore, failed: dict[str, str]) -> CellOutcome | None:
-    """The outcome of a cell, from an earlier run where it is there."""
-    outcome = store.load(cell.description)
+def _done(job: Job, store: JobStore, failed: dict[str, str]) -> EvaluationOutcome | None:
+    """The outcome of a job, from an earlier run where it is there."""
+    outcome = store.load(job.description)
     if outcome is None:
         try:
-            outcome = cell.work()
+            outcome = job.work()
         except ContaminationError:
             raise
         except (EcgTextError, ValueError) as error:  # what a user can mend; anything else is our mistake
-            logger.error("%s: %s", cell.title, error)
-            failed[cell.title] = str(error)
+            logger.error("%s: %s", job.title, error)
+            failed[job.title] = str(error)
             return None
-        store.save(cell.description, outcome)
+        store.save(job.description, outcome)
     return outcome
 
 
-def _cells(plan: MatrixPlan, cache: FeatureCache, contamination: dict[tuple[int, str], str]) -> Iterator[Cell]:
+def _jobs(plan: MatrixPlan, cache: FeatureCache, contamination: dict[tuple[int, str], str]) -> Iterator[Job]:
+    # The order of the loops is the order of the result lines: data, evaluation, task, protocol, model. An evaluation of
+    # the data as a whole, such as retrieval, has one subject there, the data itself.
     tasks = plan.subjects()
     by_name = {task.name: task for task in tasks}
     for data in plan.data:
         subjects = [task for task in tasks if task.data is data]
         for name in plan.evaluations:
             evaluation = EVALUATIONS[name]
-            asked: Sequence[Any] = [data] if evaluation.subject == "data" else subjects
+            asked: Sequence[EvaluatedTask | EcgData] = [data] if evaluation.subject == "data" else subjects
             for subject in asked:
                 for protocol in plan.protocols:
-                    for entrant in plan.entrants:
-                        if isinstance(entrant, ScoringEntrant) or (evaluation.needs_text and not entrant.has_text):
+                    for model in plan.models:
+                        if isinstance(model, ScoringBaseline) or (evaluation.needs_text and not model.has_text):
                             continue
                         context = EvaluationContext(
                             cache=cache,
@@ -199,76 +202,81 @@ def _cells(plan: MatrixPlan, cache: FeatureCache, contamination: dict[tuple[int,
                             num_resamples=plan.num_resamples,
                             prompt_sets=plan.prompt_sets,
                             fractions=plan.fractions,
-                            contamination=_seen(entrant, plan.data if name == _SHIFT else [data], contamination),
+                            contamination=_seen(model, plan.data if name == _SHIFT else [data], contamination),
                             other_tasks={key: task for key, task in by_name.items() if task.data is not data},
                         )
-                        for part in evaluation.parts(entrant.has_text, subject, context):
-                            yield _cell(plan, evaluation, part, subject, data, entrant, context)
+                        for part in evaluation.parts(model.has_text, subject, context):
+                            yield _job(plan, evaluation, part, subject, data, model, context)
             if name == "linear_probe":
-                yield from _scoring_cells(plan, data, subjects)
+                yield from _scoring_jobs(plan, data, subjects)
 
 
-def _seen(entrant: Entrant, data: Sequence[EcgData], contamination: dict[tuple[int, str], str]) -> str:
-    """What an entrant has seen of the test records that an evaluation reads."""
-    texts = {part.name: contamination[id(entrant), part.name] for part in data}
+def _seen(model: EvaluatedModel, data: Sequence[EcgData], contamination: dict[tuple[int, str], str]) -> str:
+    """What a model has seen of the test records that an evaluation reads."""
+    texts = {part.name: contamination[id(model), part.name] for part in data}
     if len(set(texts.values())) == 1:
         return next(iter(texts.values()))
     return "; ".join(f"{name}: {text}" for name, text in texts.items())
 
 
-def _cell(
+def _job(
     plan: MatrixPlan,
     evaluation: Evaluation,
     part: dict[str, Any],
-    subject: Any,
+    subject: EvaluatedTask | EcgData,
     data: EcgData,
-    entrant: Entrant,
+    model: EvaluatedModel,
     context: EvaluationContext,
-) -> Cell:
+) -> Job:
     kind = " ".join([evaluation.name, *(str(value) for values in part.values() for value in values)])
-    title = f"{kind} of {entrant.name} ({entrant.kind}) on {subject.name}, {context.protocol.name}"
+    title = f"{kind} of {model.name} ({model.kind}) on {subject.name}, {context.protocol.name}"
 
-    def work() -> CellOutcome:
-        runs = entrant.runs(data, context.protocol, evaluation.name)
+    def work() -> EvaluationOutcome:
+        runs = model.runs(data, context.protocol, evaluation.name)
         outcome = evaluation.evaluate(runs, subject, context, **part)
         return _with_lines(plan, outcome, context.protocol)
 
-    description = _description(plan, evaluation, subject, data, entrant, context)
-    return Cell(title, {**description, **part}, work)
+    description = _description(plan, evaluation, subject, data, model, context)
+    return Job(title, {**description, **part}, work)
 
 
-def _scoring_cells(plan: MatrixPlan, data: EcgData, subjects: Sequence[EvaluatedTask]) -> Iterator[Cell]:
+def _scoring_jobs(plan: MatrixPlan, data: EcgData, subjects: Sequence[EvaluatedTask]) -> Iterator[Job]:
     """Baselines that answer all tasks of some data at once; they know no published protocol."""
     strict = [protocol for protocol in plan.protocols if protocol.probe_selection == "validation"]
-    for entrant in plan.entrants:
-        if not isinstance(entrant, ScoringEntrant) or not strict:
+    for model in plan.models:
+        if not isinstance(model, ScoringBaseline) or not strict:
             continue
         tasks = [task.name for task in subjects]
         description = {
-            **_shared_description(plan, data, entrant),
+            **_shared_description(plan, data, model),
             "evaluation": _SUPERVISED,
             "tasks": tasks,
             "protocol": dataclasses.asdict(strict[0]),
         }
 
-        def work(entrant: ScoringEntrant = entrant) -> CellOutcome:
-            answers: dict[str, TaskScores] = entrant.answer(data, subjects)
-            return _with_lines(plan, CellOutcome(scores=tuple(answers.values())), strict[0])
+        def work(model: ScoringBaseline = model) -> EvaluationOutcome:
+            answers: dict[str, TaskScores] = model.answer(data, subjects)
+            return _with_lines(plan, EvaluationOutcome(scores=tuple(answers.values())), strict[0])
 
-        yield Cell(f"{entrant.name} on {', '.join(tasks)}", description, work)
+        yield Job(f"{model.name} on {', '.join(tasks)}", description, work)
 
 
-def _with_lines(plan: MatrixPlan, outcome: CellOutcome, protocol: EvaluationProtocol) -> CellOutcome:
+def _with_lines(plan: MatrixPlan, outcome: EvaluationOutcome, protocol: EvaluationProtocol) -> EvaluationOutcome:
     lines = [
         result
         for scores in outcome.scores
         for result in task_results(scores, protocol, seed=plan.seed, num_resamples=plan.num_resamples)
     ]
-    return CellOutcome(outcome.scores, (*outcome.results, *lines), outcome.ranks)
+    return EvaluationOutcome(outcome.scores, (*outcome.results, *lines), outcome.ranks)
 
 
 def _description(
-    plan: MatrixPlan, evaluation: Evaluation, subject: Any, data: EcgData, entrant: Entrant, context: EvaluationContext
+    plan: MatrixPlan,
+    evaluation: Evaluation,
+    subject: EvaluatedTask | EcgData,
+    data: EcgData,
+    model: EvaluatedModel,
+    context: EvaluationContext,
 ) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if "prompt_sets" in evaluation.options:
@@ -278,7 +286,7 @@ def _description(
     if "other_data" in evaluation.options:
         options["other_data"] = {task.name: task.data.revision for task in context.other_tasks.values()}
     return {
-        **_shared_description(plan, data, entrant),
+        **_shared_description(plan, data, model),
         "evaluation": evaluation.name,
         "subject": subject.name,
         "protocol": dataclasses.asdict(context.protocol),
@@ -287,12 +295,12 @@ def _description(
     }
 
 
-def _shared_description(plan: MatrixPlan, data: EcgData, entrant: Entrant) -> dict[str, Any]:
+def _shared_description(plan: MatrixPlan, data: EcgData, model: EvaluatedModel) -> dict[str, Any]:
     return {
         "version": _VERSION,
-        "entrant": entrant.name,
-        "kind": entrant.kind,
-        "identity": entrant.identity(),
+        "entrant": model.name,
+        "kind": model.kind,
+        "identity": model.identity(),
         "data": data.name,
         "revision": data.revision,
         "seed": plan.seed,

@@ -1,4 +1,4 @@
-"""What a benchmark is to do: entrants, data, evaluations, protocols."""
+"""What a benchmark is to do: models, data, evaluations, protocols."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_ecgtext.data.tasks import EcgData
+from hf_ecgtext.evaluation.context import EvaluatedTask, EvaluationContext, EvaluationOutcome
 from hf_ecgtext.evaluation.downstream import distribution_shift, linear_probe, retrieval, single_label, zero_shot
-from hf_ecgtext.evaluation.frame import CellOutcome, EvaluatedTask, EvaluationContext
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
-from hf_ecgtext.harness.entrants import Entrant
+from hf_ecgtext.harness.models import EvaluatedModel
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,16 @@ class Evaluation:
 
     Args:
         name (`str`): Module of [`hf_ecgtext.evaluation`].
-        evaluate (`Callable`): From encoders, subject and context to a [`CellOutcome`].
+        evaluate (`Callable`): From encoders, subject and context to a [`EvaluationOutcome`].
         subject (`str`): What it asks about: a `"task"`, or the `"data"` as a whole.
         needs_text (`bool`): Whether only encoders with a text tower can answer.
         options (`tuple[str, ...]`): Fields of the plan that decide its numbers.
-        parts (`Callable`, *optional*): From an entrant's `has_text`, subject and context to keyword arguments of
-            `evaluate`, one cell each; one cell without any by default.
+        parts (`Callable`, *optional*): From a model's `has_text`, subject and context to keyword arguments of
+            `evaluate`, one job each; one job without any by default.
     """
 
     name: str
-    evaluate: Callable[..., CellOutcome]
+    evaluate: Callable[..., EvaluationOutcome]
     subject: str = "task"
     needs_text: bool = False
     options: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class MatrixPlan:
     """What is to be evaluated.
 
     Args:
-        entrants (`Sequence[Entrant]`): Rows.
+        models (`Sequence[EvaluatedModel]`): Checkpoints and baselines.
         data (`Sequence[EcgData]`): Datasets, with other names each.
         tasks (`Sequence[str]`, *optional*): Names of tasks; the data's own, without its further ones, by default.
         evaluations (`Sequence[str]`): Names of [`EVALUATIONS`].
@@ -78,7 +78,7 @@ class MatrixPlan:
         ValueError: If a name is unknown, or nothing is left to do.
     """
 
-    entrants: Sequence[Entrant]
+    models: Sequence[EvaluatedModel]
     data: Sequence[EcgData]
     tasks: Sequence[str] | None = None
     evaluations: Sequence[str] = ("zero_shot",)
@@ -99,7 +99,7 @@ class MatrixPlan:
         for title, names in (("data", [data.name for data in self.data]), ("protocol", self._protocol_names)):
             if repeated := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"The {title} {', '.join(repeated)} is given twice.")
-        trained = [entrant.name for entrant in self.entrants if entrant.kind == "trained"]
+        trained = [model.name for model in self.models if model.kind == "trained"]
         if self.reference is not None and self.reference not in trained:
             raise ValueError(f"The reference '{self.reference}' is not among the models: {', '.join(trained)}.")
 

@@ -46,7 +46,7 @@ def write_html_report(
         figures (`Sequence[Drawn]`): PNG or SVG files, put into the page.
         results (`Sequence[EvaluationResult]`): All lines of the run: what was evaluated, and what is wrong with it.
         notes (`Sequence[str]`): Such as what the figures leave out.
-        failed (`Mapping[str, str]`, *optional*): Why a cell could not be done, by its title.
+        failed (`Mapping[str, str]`, *optional*): Why an evaluation could not be done, by its title.
         protocols (`Sequence[EvaluationProtocol]`): Those of the run that the library does not define.
 
     Returns:

@@ -103,12 +103,12 @@ def bad_news(results: Sequence[EvaluationResult], failed: Mapping[str, str]) -> 
 
     Args:
         results (`Sequence[EvaluationResult]`): All lines.
-        failed (`Mapping[str, str]`): Why a cell could not be done, by its title.
+        failed (`Mapping[str, str]`): Why an evaluation could not be done, by its title.
     """
     lines = _own(results)
     found = [
         BadNews(
-            "Cells that could not be done",
+            "Evaluations that could not be done",
             "They are missing from all tables and figures.",
             [f"{title}: {reason}" for title, reason in failed.items()],
         ),

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from hf_ecgtext.data.label_maps import has_label_map, label_matches, map_targets
 from hf_ecgtext.data.tasks import SPLITS
+from hf_ecgtext.evaluation.context import EvaluatedTask, EvaluationContext, EvaluationOutcome
 from hf_ecgtext.evaluation.downstream.zero_shot import (
     has_labelled_records,
     prompt_details,
@@ -33,7 +34,6 @@ from hf_ecgtext.evaluation.downstream.zero_shot import (
     similarities,
 )
 from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns
-from hf_ecgtext.evaluation.frame import CellOutcome, EvaluatedTask, EvaluationContext
 from hf_ecgtext.evaluation.prompts.sets import PromptSet
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
 from hf_ecgtext.evaluation.scores import TaskScores
@@ -65,7 +65,7 @@ def evaluate(
     context: EvaluationContext,
     *,
     classifiers: Sequence[str] | None = None,
-) -> CellOutcome:
+) -> EvaluationOutcome:
     """Scores of the source's classifiers on its own test split and on that of every task that a map leads to.
 
     Args:
@@ -107,7 +107,7 @@ def evaluate(
             scores += _both_sides(runs, task, target, classifier, context)
         if "zero_shot" in asked and is_plain:
             scores += [_plain(runs, task, target, own, context) for own in _zero_shot(runs, target, context)]
-    return CellOutcome(scores=tuple(scores))
+    return EvaluationOutcome(scores=tuple(scores))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -162,7 +162,7 @@ def _probe(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext) -
         score=score,
         details={
             "num_train": len(task.records("train")),
-            "strengths": [probe.strength for probe in probes],
+            "strengths": [probe.l2_penalty for probe in probes],
             "absent_labels": untrained,
         },
     )

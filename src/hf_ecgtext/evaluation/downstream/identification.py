@@ -24,7 +24,7 @@ from hf_ecgtext.data.sources.cinc2021.segments import gallery_and_probe
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
-from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns
+from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns, FrozenEncoder
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.scores import NOT_CHECKED
 
@@ -107,7 +107,7 @@ def evaluate_identification(
 
 
 def credit_of(
-    encoder: Any, data: EcgData, cache: FeatureCache, split: str, feature: str = "probe"
+    encoder: FrozenEncoder, data: EcgData, cache: FeatureCache, split: str, feature: str = "probe"
 ) -> NDArray[np.float64]:
     """Of one encoder: what each person counts for each of `RANKS`, of shape `(num_ranks, num_persons)`.
 

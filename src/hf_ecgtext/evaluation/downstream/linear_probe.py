@@ -1,7 +1,7 @@
 """Linear probes on cached features, from few labels and from all.
 
-The strict probe is a converged logistic regression per class, whose strength is chosen by macro AUROC on the whole
-validation split: one strength per draw, the strongest of equally good ones. Draws are stratified by label and keep
+The strict probe is a converged logistic regression per class, whose L2 penalty is chosen by macro AUROC on the
+whole validation split: one penalty per draw, the strongest of equally good ones. Draws are stratified by label and keep
 patients together; they depend on the seed and the task, not on the encoder, so that encoders are compared on the same
 records. The published probes are in `published_probe`.
 """
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from hf_ecgtext.data.sources.merl_splits import SPLIT_LISTS, read_train_order
 from hf_ecgtext.data.subsets import published_subset, stratified_subsets
 from hf_ecgtext.data.tasks import SPLITS
+from hf_ecgtext.evaluation.context import EvaluatedTask, EvaluationContext, EvaluationOutcome, scores_of_test
 from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns
-from hf_ecgtext.evaluation.frame import CellOutcome, EvaluatedTask, EvaluationContext, scores_of_test
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
 from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.evaluation.statistics.logistic_regression import fit_probe
@@ -30,7 +30,7 @@ _COLUMNS_BY_POSITION = {"ptbxl_sub": {"ISC": "AVB", "AVB": "RAO/RAE", "RAO/RAE":
 """Task -> class -> the class whose column of the published training table stands where this one's stands in the
 published validation and test tables (defect 19)."""
 
-_STRENGTH_UPPER_BOUND = "The strength was chosen by AUROC on the test split itself: an upper bound, not an estimate."
+_PENALTY_UPPER_BOUND = "The strength was chosen by AUROC on the test split itself: an upper bound, not an estimate."
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,20 +50,20 @@ class _Run:
     choice: float
 
 
-def evaluate(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext) -> CellOutcome:
+def evaluate(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext) -> EvaluationOutcome:
     """Probes at every fraction of the training split that the context asks for.
 
     Runs of the scores are members times draws, draws fastest.
 
     Args:
-        runs ([`EncoderRuns`]): One row of a table.
+        runs ([`EncoderRuns`]): The encoders of one model or baseline.
         task ([`EvaluatedTask`]): On data with training, validation and test split.
         context ([`EvaluationContext`]): Fractions, protocol, seed, features.
 
     Returns:
-        [`CellOutcome`]: Of the strict probe, one [`TaskScores`] per fraction, with settings `{"fraction", "solver"}`.
-        Of a published one, settings have a `"selection"` too: one for the epoch that validation chooses; and where the
-        protocol selects on the test split, three: best test epoch, best validation epoch, last epoch.
+        [`EvaluationOutcome`]: Of the strict probe, one [`TaskScores`] per fraction, with settings `{"fraction",
+        "solver"}`. Of a published one, settings have a `"selection"` too: one for the epoch that validation chooses;
+        and where the protocol selects on the test split, three: best test epoch, best validation epoch, last epoch.
 
     Raises:
         ValueError: If a split is missing, a fraction leaves no record or is not above 0 and at most 1, or no class has
@@ -72,7 +72,7 @@ def evaluate(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext)
     protocol = context.protocol
     if task.data.validation is None:
         raise ValueError(
-            f"{task.data.name} has no validation split here, on which a probe of '{task.name}' chooses its strength or "
+            f"{task.data.name} has no validation split here, on which a probe of '{task.name}' chooses its penalty or "
             "epoch. Open data that has one, or evaluate zero-shot."
         )
     members = [
@@ -87,10 +87,10 @@ def evaluate(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext)
     for fraction in context.fractions:
         draws = training_draws(task, float(fraction), protocol, context.seed)
         if protocol.probe_solver == "logistic_regression":
-            cells = _strict_runs(members, targets, draws, task.labels, protocol)
+            probed = _strict_runs(members, targets, draws, task.labels, protocol)
         else:
-            cells = _published_runs(members, targets, draws, RECIPES[protocol.probe_solver], context)
-        for settings, details, found in cells:
+            probed = _published_runs(members, targets, draws, RECIPES[protocol.probe_solver], context)
+        for settings, details, found in probed:
             settings = {"fraction": float(fraction), "solver": protocol.probe_solver, **settings}
             details = {**_about_draws(targets, draws, task, protocol), **details}
             test, validation = (np.stack([getattr(run, split) for run in found]) for split in ("test", "validation"))
@@ -99,7 +99,7 @@ def evaluate(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext)
                     runs, task, context, "linear_probe", test, validation, settings=settings, details=details
                 )
             )
-    return CellOutcome(scores=tuple(scores))
+    return EvaluationOutcome(scores=tuple(scores))
 
 
 def training_draws(
@@ -180,8 +180,8 @@ def _features(
     return {split: context.probe_features(runs, task, split) for split in SPLITS}
 
 
-_Cell = tuple[dict[str, Any], dict[str, Any], list[_Run]]
-"""Settings, details and runs of one table cell."""
+_Probed = tuple[dict[str, Any], dict[str, Any], list[_Run]]
+"""What becomes one `TaskScores`: its settings, its details, and the runs of all members and draws."""
 
 
 def _strict_runs(
@@ -190,7 +190,7 @@ def _strict_runs(
     draws: Sequence[NDArray[np.int64]],
     labels: Sequence[str],
     protocol: EvaluationProtocol,
-) -> Iterator[_Cell]:
+) -> Iterator[_Probed]:
     found = []
     for splits in members:
         chooser = splits[protocol.probe_selection]
@@ -199,10 +199,10 @@ def _strict_runs(
                 splits["train"].features[rows], targets[rows], chooser.features, chooser.targets, labels=labels
             )
             test, validation = (probe.scores(splits[split].features) for split in ("test", "validation"))
-            found.append(_Run(test, validation, probe.strength))
+            found.append(_Run(test, validation, probe.l2_penalty))
     details: dict[str, Any] = {"strengths": [run.choice for run in found]}
     if protocol.probe_selection == "test":
-        details["upper_bound"] = _STRENGTH_UPPER_BOUND
+        details["upper_bound"] = _PENALTY_UPPER_BOUND
     yield {}, details, found
 
 
@@ -212,7 +212,7 @@ def _published_runs(
     draws: Sequence[NDArray[np.int64]],
     recipe: ProbeRecipe,
     context: EvaluationContext,
-) -> Iterator[_Cell]:
+) -> Iterator[_Probed]:
     trained = [
         train_published_probe(
             recipe,

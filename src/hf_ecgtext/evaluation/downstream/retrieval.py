@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.errors import RecordError
+from hf_ecgtext.evaluation.context import EvaluationContext, EvaluationOutcome, known_patients
 from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns, canonical_order
-from hf_ecgtext.evaluation.frame import CellOutcome, EvaluationContext, known_patients
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.statistics.bootstrap import resamples_per_run
 from hf_ecgtext.evaluation.statistics.retrieval_ranks import (
@@ -36,7 +36,7 @@ _SPLIT = "test"
 _CONFIDENCE = 0.95
 
 
-def evaluate(runs: EncoderRuns, data: EcgData, context: EvaluationContext) -> CellOutcome:
+def evaluate(runs: EncoderRuns, data: EcgData, context: EvaluationContext) -> EvaluationOutcome:
     """Recall at 1, 5 and 10 and median rank, in both directions, of the test records that have a report.
 
     Args:
@@ -53,7 +53,7 @@ def evaluate(runs: EncoderRuns, data: EcgData, context: EvaluationContext) -> Ce
     lines = [
         line for ranks in both for line in rank_results(ranks, num_resamples=context.num_resamples, seed=context.seed)
     ]
-    return CellOutcome(results=tuple(lines), ranks=both)
+    return EvaluationOutcome(results=tuple(lines), ranks=both)
 
 
 def retrieval_ranks(

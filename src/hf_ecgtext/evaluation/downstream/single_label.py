@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hf_ecgtext.evaluation.context import EvaluatedTask, EvaluationContext, EvaluationOutcome
 from hf_ecgtext.evaluation.downstream.zero_shot import check_has_text, prompt_details, prompts_of_task, similarities
 from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns
-from hf_ecgtext.evaluation.frame import CellOutcome, EvaluatedTask, EvaluationContext
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.statistics.bootstrap import bootstrap_intervals, resample_weights
 from hf_ecgtext.evaluation.statistics.metrics import (
@@ -35,7 +35,7 @@ _CLASS_METRICS: tuple[Metric, ...] = (auroc, top1_class_accuracy, top1_f1)
 _CONFIDENCE = 0.95
 
 
-def evaluate(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext) -> CellOutcome:
+def evaluate(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext) -> EvaluationOutcome:
     """Classify the test records that have exactly one label of the task.
 
     All classes of the task stand for choice, those without a single-label record too: they can only be wrong. They
@@ -47,8 +47,8 @@ def evaluate(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext)
         context ([`EvaluationContext`]): Cache, protocol, seed, and the prompt sets that are asked for beside ETP's.
 
     Returns:
-        [`CellOutcome`]: Result lines: `auroc`, `top1_class_accuracy` (ETP's ACC) and `top1_f1` per class and averaged,
-        and `top1_accuracy` of all records.
+        [`EvaluationOutcome`]: Result lines: `auroc`, `top1_class_accuracy` (ETP's ACC) and `top1_f1` per class and
+        averaged, and `top1_accuracy` of all records.
 
     Raises:
         TypeError: An encoder has no text tower.
@@ -91,7 +91,7 @@ def evaluate(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext)
         }
         results += _class_results(scores, targets, patients, task.labels, context, provenance)
         results.append(_accuracy_result(scores, targets, patients, context, provenance))
-    return CellOutcome(results=tuple(results))
+    return EvaluationOutcome(results=tuple(results))
 
 
 def _class_results(

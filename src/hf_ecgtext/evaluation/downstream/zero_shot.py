@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_ecgtext.evaluation.context import EvaluatedTask, EvaluationContext, EvaluationOutcome, scores_of_test
 from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
 from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns, FrozenEncoder
-from hf_ecgtext.evaluation.frame import CellOutcome, EvaluatedTask, EvaluationContext, scores_of_test
 from hf_ecgtext.evaluation.prompts.sets import PromptSet, load_prompt_sets
 
 
-def evaluate(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext) -> CellOutcome:
+def evaluate(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext) -> EvaluationOutcome:
     """Answer a task zero-shot with each prompt set, from cached embeddings.
 
     Nothing is fitted or chosen here, so all protocols give the same scores where they prepare the records alike. The
@@ -31,7 +31,7 @@ def evaluate(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext)
         context ([`EvaluationContext`]): Cache, protocol and prompt sets.
 
     Returns:
-        [`CellOutcome`]: One [`TaskScores`] of cosines per prompt set.
+        [`EvaluationOutcome`]: One [`TaskScores`] of cosines per prompt set.
 
     Raises:
         TypeError: An encoder has no text tower.
@@ -47,7 +47,7 @@ def evaluate(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext)
         validation_embeds = context.probe_features(runs, task, "validation", "ecg_embeds")
     else:
         details["validation"] = f"no record of a validation split with a label of {task.name}"
-    return CellOutcome(
+    return EvaluationOutcome(
         scores=tuple(
             scores_of_test(
                 runs,

@@ -1,1 +1,1 @@
-"""What is evaluated: checkpoints, random twins and measured intervals, as feature vectors."""
+"""What is evaluated: checkpoints, random initialisations and measured intervals, as feature vectors."""

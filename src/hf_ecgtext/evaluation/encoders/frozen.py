@@ -25,6 +25,7 @@ from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.encoders.random import random_encoders, recalibrate_batch_norm
 from hf_ecgtext.evaluation.scores import Encoder
 from hf_ecgtext.methods.base import EcgTextModel, TextInputs
+from hf_ecgtext.processing import EcgTextProcessor
 
 Features = dict[str, NDArray[np.float32]]
 """Arrays of shape `(num_records, dim)`: `"probe"`, and of encoders with a text tower `"ecg_embeds"`, L2-normalised."""
@@ -97,7 +98,7 @@ class ModelEncoder(FrozenEncoder):
     def __init__(
         self,
         model: EcgTextModel,
-        processor: Any,
+        processor: EcgTextProcessor,
         *,
         dtype: Literal["float32", "bfloat16"] = "float32",
         long_records: str = "whole",
@@ -248,7 +249,7 @@ class EncoderRuns:
 
 
 def random_runs(trained: ModelEncoder, data: EcgData, name: str, seeds: Sequence[int]) -> EncoderRuns:
-    """Untrained twins of a model, with BatchNorm statistics of the data's training signals (defect 15).
+    """Random initialisations of a model, with BatchNorm statistics of the data's training signals (defect 15).
 
     Args:
         trained ([`ModelEncoder`]): Its architecture, text tower and processor are used.
@@ -267,9 +268,10 @@ def random_runs(trained: ModelEncoder, data: EcgData, name: str, seeds: Sequence
     order, _ = canonical_order(data, "train")
     drawn = np.random.default_rng(0).permutation(order)[:_NUM_CALIBRATION]
     signals: Any = Subset(data.split("train"), drawn.tolist())  # type: ignore[arg-type]
-    twins = random_encoders(trained.model, trained.processor, signals, seeds, num_calibration=len(drawn))
+    untrained = random_encoders(trained.model, trained.processor, signals, seeds, num_calibration=len(drawn))
     members = tuple(
-        ModelEncoder(twin, trained.processor, dtype=trained.dtype, long_records=trained.long_records) for twin in twins
+        ModelEncoder(model, trained.processor, dtype=trained.dtype, long_records=trained.long_records)
+        for model in untrained
     )
     return EncoderRuns(name=name, kind="random", members=members, seed=tuple(seeds))
 

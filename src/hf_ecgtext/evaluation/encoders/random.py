@@ -8,17 +8,22 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from hf_ecgtext.data.tasks import EcgRows
 from hf_ecgtext.methods.base import EcgTextModel
+from hf_ecgtext.processing import EcgTextProcessor
 
 
 def random_encoders(
-    model: EcgTextModel, processor: Any, calibration: EcgRows, seeds: Iterable[int], num_calibration: int = 256
+    model: EcgTextModel,
+    processor: EcgTextProcessor,
+    calibration: EcgRows,
+    seeds: Iterable[int],
+    num_calibration: int = 256,
 ) -> list[EcgTextModel]:
-    """Untrained twins of a model: its text tower, everything else random.
+    """Random initialisations of a model: its text tower, everything else random.
 
     BatchNorm statistics are set on signals of the training split, without labels, since initial statistics would
     cripple a random encoder (PAPERS.md, "Evaluation protocols", defect 15).
@@ -30,17 +35,17 @@ def random_encoders(
         seeds (`Iterable[int]`): One encoder per seed.
         num_calibration (`int`): Training records to use.
     """
-    twins = []
+    models = []
     for seed in seeds:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            twin = type(model).from_text_model(copy.deepcopy(model.config), model.text_tower.model)
-        twins.append(twin.to(model.device).eval())
+            untrained = type(model).from_text_model(copy.deepcopy(model.config), model.text_tower.model)
+        models.append(untrained.to(model.device).eval())
     subset: Any = torch.utils.data.Subset(cast(Any, calibration), range(min(num_calibration, len(calibration))))
     batches = list(signal_batches(processor, subset, 64, 0, "Calibrating", show_progress=False))
-    for twin in twins:
-        recalibrate_batch_norm(twin, batches)
-    return twins
+    for untrained in models:
+        recalibrate_batch_norm(untrained, batches)
+    return models
 
 
 @torch.no_grad()
@@ -63,7 +68,12 @@ def recalibrate_batch_norm(model: EcgTextModel, batches: Iterable[Mapping[str, T
 
 
 def signal_batches(
-    processor: Any, dataset: Any, batch_size: int, num_workers: int, title: str, show_progress: bool
+    processor: EcgTextProcessor,
+    dataset: Dataset[Any],
+    batch_size: int,
+    num_workers: int,
+    title: str,
+    show_progress: bool,
 ) -> Iterator[Mapping[str, Tensor]]:
     """Batches of `ecg_values` and `lead_mask`, in the order of the records."""
 

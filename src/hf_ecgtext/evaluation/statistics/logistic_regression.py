@@ -1,10 +1,10 @@
 """Multi-label logistic regression with an L2 penalty, converged: one yes-or-no question per class.
 
-    minimise over w, b:  sum_i log(1 + exp(-y_i (w.x_i + b))) + strength / 2 |w|^2,    y_i = -1 or 1
+    minimise over w, b:  sum_i log(1 + exp(-y_i (w.x_i + b))) + l2_penalty / 2 |w|^2,    y_i = -1 or 1
 
 Features are standardised by mean and standard deviation of the training records, and the intercept is not penalised, so
-that `strength` is `1 / C` of scikit-learn. With a positive strength every class with a positive and a negative record
-has one finite solution, separable or not.
+that `l2_penalty` is `1 / C` of scikit-learn. With a positive penalty every class with a positive and a negative
+record has one finite solution, separable or not.
 
 All classes are solved at once by truncated Newton steps: conjugate gradients find the steps, in the basis of the
 principal directions, where the diagonal of the Hessian is a good preconditioner; if there are fewer records than
@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from hf_ecgtext.errors import EcgTextError
 from hf_ecgtext.evaluation.statistics.metrics import auroc, macro
 
-STRENGTHS = (1e-1, 1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
+L2_PENALTIES = (1e-1, 1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
 """From almost none, with the largest training sets here, to one that leaves the difference of the class means."""
 
 _MAX_FORCING = 0.1
@@ -43,19 +43,19 @@ class NotConvergedError(EcgTextError, RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class LogisticRegressions:
-    """Solutions for every strength and class.
+    """Solutions for every penalty and class.
 
     Args:
-        strengths (`tuple[float, ...]`): As asked for.
+        l2_penalties (`tuple[float, ...]`): As asked for.
         mean, scale (`np.ndarray` of shape `(dim,)`): What standardises features.
-        weights (`np.ndarray` of shape `(num_strengths, num_classes, dim)`): Of standardised features.
-        intercepts (`np.ndarray` of shape `(num_strengths, num_classes)`): Not penalised.
+        weights (`np.ndarray` of shape `(num_penalties, num_classes, dim)`): Of standardised features.
+        intercepts (`np.ndarray` of shape `(num_penalties, num_classes)`): Not penalised.
         undefined (`np.ndarray` of shape `(num_classes,)`): bool; classes without a positive or without a negative
             training record, which get the log-odds of their smoothed share for every record.
-        num_iterations (`np.ndarray` of shape `(num_strengths,)`): Newton steps until the last class converged.
+        num_iterations (`np.ndarray` of shape `(num_penalties,)`): Newton steps until the last class converged.
     """
 
-    strengths: tuple[float, ...]
+    l2_penalties: tuple[float, ...]
     mean: Array
     scale: Array
     weights: Array
@@ -64,21 +64,21 @@ class LogisticRegressions:
     num_iterations: NDArray[np.int64]
 
     def scores(self, features: ArrayLike) -> Array:
-        """Logits of shape `(num_strengths, num_records, num_classes)`."""
+        """Logits of shape `(num_penalties, num_records, num_classes)`."""
         standardised = (np.asarray(features, dtype=np.float64) - self.mean) / self.scale
         return np.stack([standardised @ weights.T for weights in self.weights]) + self.intercepts[:, None, :]
 
 
 @dataclass(frozen=True, eq=False)
 class FittedProbe:
-    """The logistic regressions of one strength.
+    """The logistic regressions of one penalty.
 
     Args:
         mean, scale (`np.ndarray` of shape `(dim,)`): What standardises features.
         weights (`np.ndarray` of shape `(num_classes, dim)`): Of standardised features.
         intercepts (`np.ndarray` of shape `(num_classes,)`): Not penalised.
         undefined (`np.ndarray` of shape `(num_classes,)`): As in [`LogisticRegressions`].
-        strength (`float`): The strength chosen.
+        l2_penalty (`float`): The penalty chosen.
         selection_auroc (`float`): Macro AUROC on the records it was chosen by.
     """
 
@@ -87,7 +87,7 @@ class FittedProbe:
     weights: Array
     intercepts: Array
     undefined: NDArray[np.bool_]
-    strength: float
+    l2_penalty: float
     selection_auroc: float
 
     def scores(self, features: ArrayLike) -> NDArray[np.float32]:
@@ -102,18 +102,18 @@ def fit_probe(
     selection_features: ArrayLike,
     selection_targets: ArrayLike,
     *,
-    strengths: Sequence[float] = STRENGTHS,
+    l2_penalties: Sequence[float] = L2_PENALTIES,
     labels: Sequence[str] | None = None,
 ) -> FittedProbe:
-    """Converged logistic regressions of the one strength with the highest macro AUROC on other records.
+    """Converged logistic regressions of the one penalty with the highest macro AUROC on other records.
 
-    Of strengths that are equally good, the strongest is taken.
+    Of penalties that are equally good, the strongest is taken.
 
     Args:
         features (`np.ndarray` of shape `(num_records, dim)`): Of the training records.
         targets (`np.ndarray` of shape `(num_records, num_classes)`): 0 or 1.
         selection_features, selection_targets (`np.ndarray`): Those of the validation split.
-        strengths (`Sequence[float]`): Candidates.
+        l2_penalties (`Sequence[float]`): Candidates.
         labels (`Sequence[str]` of length `num_classes`, *optional*): Names of the classes, for messages.
 
     Raises:
@@ -121,21 +121,21 @@ def fit_probe(
             by.
         NotConvergedError: As `fit_logistic_regressions`.
     """
-    path = fit_logistic_regressions(features, targets, strengths, labels=labels)
+    path = fit_logistic_regressions(features, targets, l2_penalties, labels=labels)
     values = np.array([macro(auroc(scores, selection_targets)) for scores in path.scores(selection_features)])
     if np.isnan(values).all():
         raise ValueError(
-            "No class has both a positive and a negative record in the split that the strength is chosen on. Use a "
+            "No class has both a positive and a negative record in the split that the penalty is chosen on. Use a "
             "larger validation split."
         )
-    best = max(range(len(values)), key=lambda place: (values[place], path.strengths[place]))
+    best = max(range(len(values)), key=lambda place: (values[place], path.l2_penalties[place]))
     return FittedProbe(
         mean=path.mean,
         scale=path.scale,
         weights=path.weights[best],
         intercepts=path.intercepts[best],
         undefined=path.undefined,
-        strength=path.strengths[best],
+        l2_penalty=path.l2_penalties[best],
         selection_auroc=float(values[best]),
     )
 
@@ -143,30 +143,30 @@ def fit_probe(
 def fit_logistic_regressions(
     features: ArrayLike,
     targets: ArrayLike,
-    strengths: Sequence[float] = STRENGTHS,
+    l2_penalties: Sequence[float] = L2_PENALTIES,
     *,
     labels: Sequence[str] | None = None,
     tolerance: float = 1e-8,
     max_iterations: int = 200,
 ) -> LogisticRegressions:
-    """Solve all classes for all strengths, in float64.
+    """Solve all classes for all penalties, in float64.
 
     Args:
         features (`np.ndarray` of shape `(num_records, dim)`): Any scale; a feature that is constant here has no effect.
         targets (`np.ndarray` of shape `(num_records, num_classes)`): 0 or 1.
-        strengths (`Sequence[float]`): Positive; of the L2 penalty on the weights of standardised features.
+        l2_penalties (`Sequence[float]`): Positive; of the L2 penalty on the weights of standardised features.
         labels (`Sequence[str]` of length `num_classes`, *optional*): Names of the classes, for messages.
         tolerance (`float`): A class has converged when the norm of its gradient is so many times that of the best
             constant answer.
-        max_iterations (`int`): Newton steps per strength.
+        max_iterations (`int`): Newton steps per penalty.
 
     Raises:
-        ValueError: If shapes disagree, a feature is not finite, a target is not 0 or 1, or a strength not positive.
+        ValueError: If shapes disagree, a feature is not finite, a target is not 0 or 1, or a penalty not positive.
         NotConvergedError: If a class has not converged; it names the first one.
     """
     x, y = _checked(features, targets)
-    if not strengths or not all(np.isfinite(strength) and strength > 0 for strength in strengths):
-        raise ValueError(f"strengths are {tuple(strengths)}; they must be positive numbers.")
+    if not l2_penalties or not all(np.isfinite(l2_penalty) and l2_penalty > 0 for l2_penalty in l2_penalties):
+        raise ValueError(f"l2_penalties are {tuple(l2_penalties)}; they must be positive numbers.")
     mean = x.mean(axis=0)
     # Rounding gives a constant feature a tiny standard deviation; it is recognised by its range.
     scale = np.where(x.max(axis=0) > x.min(axis=0), x.std(axis=0), 1.0)
@@ -176,31 +176,31 @@ def fit_logistic_regressions(
     num_positives = y.sum(axis=0)
     defined = np.flatnonzero((num_positives > 0) & (num_positives < len(y)))
 
-    weights = np.zeros((len(strengths), y.shape[1], x.shape[1]))
+    weights = np.zeros((len(l2_penalties), y.shape[1], x.shape[1]))
     # A class that is never, or always, present gets one answer for all: its share, smoothed, since logits are finite.
     constant = np.log((num_positives + 0.5) / (len(y) - num_positives + 0.5))
-    intercepts = np.tile(constant, (len(strengths), 1))
-    iterations = np.zeros(len(strengths), dtype=np.int64)
+    intercepts = np.tile(constant, (len(l2_penalties), 1))
+    iterations = np.zeros(len(l2_penalties), dtype=np.int64)
     if defined.size:
         problem = _Problem(rotated, y[:, defined].T)
         solution = problem.constant_answers()
         # The floor is for features that say nothing, whose gradients are rounding errors.
         references = np.maximum(np.linalg.norm(problem.gradients(solution), axis=1), _LEAST_REFERENCE * len(y) ** 0.5)
-        for place in sorted(range(len(strengths)), key=lambda place: -strengths[place]):
+        for place in sorted(range(len(l2_penalties)), key=lambda place: -l2_penalties[place]):
             solution, iterations[place], is_open = problem.solve(
-                solution, strengths[place], references, tolerance, max_iterations
+                solution, l2_penalties[place], references, tolerance, max_iterations
             )
             if is_open.any():
                 first = int(defined[np.flatnonzero(is_open)[0]])
                 raise NotConvergedError(
-                    f"The logistic regression of class {labels[first] if labels else first} with strength "
-                    f"{strengths[place]:g} has not converged after {max_iterations} Newton steps. Use a stronger "
+                    f"The logistic regression of class {labels[first] if labels else first} with L2 penalty "
+                    f"{l2_penalties[place]:g} has not converged after {max_iterations} Newton steps. Use a stronger "
                     "penalty, or raise max_iterations or tolerance."
                 )
             weights[place, defined] = solution[:, :-1] @ basis.T
             intercepts[place, defined] = solution[:, -1]
     return LogisticRegressions(
-        strengths=tuple(float(strength) for strength in strengths),
+        l2_penalties=tuple(float(l2_penalty) for l2_penalty in l2_penalties),
         mean=mean,
         scale=scale,
         weights=weights,
@@ -257,7 +257,7 @@ class _Problem:
         self.squared32 = np.square(self.x32)
 
     def constant_answers(self) -> Array:
-        """The solutions for an infinite strength: the frequencies of the classes."""
+        """The solutions for an infinite penalty: the frequencies of the classes."""
         solution = np.zeros((len(self.y), self.x.shape[1]))
         share = self.y.mean(axis=1)
         solution[:, -1] = np.log(share / (1 - share))
@@ -268,14 +268,14 @@ class _Problem:
         return (_sigmoid(solution @ self.x.T) - self.y) @ self.x
 
     def solve(
-        self, start: Array, strength: float, references: Array, tolerance: float, max_iterations: int
+        self, start: Array, l2_penalty: float, references: Array, tolerance: float, max_iterations: int
     ) -> tuple[Array, int, NDArray[np.bool_]]:
         """Newton steps of the classes whose gradients have more than `tolerance` times their reference norms.
 
         Returns:
             `tuple`: Solutions, number of steps, and which classes are still open.
         """
-        penalty = np.full(self.x.shape[1], strength)
+        penalty = np.full(self.x.shape[1], l2_penalty)
         penalty[-1] = 0.0
         solution = start.copy()
         margins = solution @ self.x.T  # (num_classes, num_records)
@@ -301,8 +301,10 @@ class _Problem:
 
     def _newton_steps(self, margins: Array, gradients: Array, penalty: Array, forcing: Array) -> Array:
         """Steps by preconditioned conjugate gradients, until the residual is `forcing` times the gradient."""
-        chance = _sigmoid(margins)
-        curvature = (chance * (1 - chance)).astype(np.float32)
+        # A Newton step solves H step = -gradient with H = X' diag(p (1 - p)) X + penalty. H is never formed: conjugate
+        # gradients need only its product with a direction, which is two matrix products for all classes at once.
+        probability = _sigmoid(margins)
+        curvature = (probability * (1 - probability)).astype(np.float32)
         penalty32 = penalty.astype(np.float32)
         # Scaled to norm 1, so that float32 neither over- nor underflows.
         norms = np.linalg.norm(gradients, axis=1, keepdims=True)
@@ -315,6 +317,7 @@ class _Problem:
         product = (residual * direction).sum(axis=1)
         rows = np.arange(len(residual))
         for _ in range(_MAX_CONJUGATE_STEPS):
+            # `bent` is H times the direction, `bend` the curvature along it; classes that are exact enough drop out.
             bent = (curvature * (direction @ self.x32.T)) @ self.x32 + penalty32 * direction
             bend = (direction * bent).sum(axis=1)
             usable = bend > 0

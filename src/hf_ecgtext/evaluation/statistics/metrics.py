@@ -34,7 +34,7 @@ class Metric(Protocol):
 
 
 def auroc(scores: ArrayLike, targets: ArrayLike, weights: ArrayLike | None = None) -> NDArray[np.float64]:
-    """Area under the ROC curve of each class: the chance that a positive record outscores a negative one.
+    """Area under the ROC curve of each class: the probability that a positive record outscores a negative one.
 
     A tie between a positive and a negative counts one half (mid-rank), as the trapezoidal rule does.
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from hf_ecgtext.evaluation.statistics.metrics import auroc, macro
 
@@ -138,7 +138,7 @@ class LinearAdam:
     """
 
     def __init__(
-        self, dim: int, num_classes: int, recipe: ProbeRecipe, rng: np.random.Generator, dtype: Any = np.float32
+        self, dim: int, num_classes: int, recipe: ProbeRecipe, rng: np.random.Generator, dtype: DTypeLike = np.float32
     ):
         bound = 1 / math.sqrt(dim)
         self.weights = rng.uniform(-bound, bound, (num_classes, dim + 1)).astype(dtype)  # the bias is the last column
@@ -156,12 +156,13 @@ class LinearAdam:
     def step(self, features: NDArray[Any], targets: NDArray[Any], learning_rate: float) -> None:
         """One step on a batch; features have a last column of ones."""
         self.num_steps += 1
-        chance = np.tanh(self.logits(features) * 0.5)
-        chance *= 0.5
-        chance += 0.5
-        chance -= targets
-        chance /= targets.size
-        gradient = chance.T @ features
+        # In place, since this runs in every step: sigmoid(z) = 0.5 + 0.5 tanh(z / 2), less the targets.
+        errors = np.tanh(self.logits(features) * 0.5)
+        errors *= 0.5
+        errors += 0.5
+        errors -= targets
+        errors /= targets.size
+        gradient = errors.T @ features
         work, decay = self._work, self.recipe.weight_decay
         if decay and self.recipe.decoupled:
             self.weights *= 1 - learning_rate * decay

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.scores import TaskScores
@@ -38,6 +38,9 @@ from hf_ecgtext.reporting.figures.style import (
     save_figure,
 )
 from hf_ecgtext.reporting.tables.grid import split_by
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +73,7 @@ class _Album:
     formats: Sequence[str]
     drawn: list[Drawn] = field(default_factory=list)
 
-    def add(self, figure: Any, title: str, caption: str, part: tuple[int, int] = (1, 1)) -> None:
+    def add(self, figure: Figure, title: str, caption: str, part: tuple[int, int] = (1, 1)) -> None:
         number, total = part
         if total > 1:
             title = f"{title} (part {number} of {total})"
@@ -306,6 +309,9 @@ def _draw_embeddings(
     return notes
 
 
+# Below, what the `_draw_...` functions above share: which lines share a figure, and what a caption says of them.
+
+
 def _chunks(
     groups: Iterable[Sequence[EvaluationResult]], styles: Mapping[EncoderRow, RowStyle], size: int = ENCODERS_PER_FIGURE
 ) -> list[list[EvaluationResult]]:
@@ -359,10 +365,10 @@ def _best_rows(lines: Sequence[EvaluationResult]) -> tuple[list[EvaluationResult
     """The best few trained encoders with the baselines, and how many trained ones are left out."""
     trained = sorted((line for line in lines if line.encoder == "trained"), key=lambda line: -(line.value or 0.0))
     best = trained[:_BARS_PER_CLASS]
-    twin = best[0].checkpoint if best else None  # one random encoder is enough to see what is easy
+    shown = best[0].checkpoint if best else None  # one random encoder is enough to see what is easy
     baselines = [line for line in lines if line.encoder != "trained"]
-    if twin is not None:
-        baselines = [line for line in baselines if line.encoder != "random" or line.checkpoint == twin]
+    if shown is not None:
+        baselines = [line for line in baselines if line.encoder != "random" or line.checkpoint == shown]
     return best + baselines[:_BARS_PER_CLASS], len(trained) - len(best)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.reporting.figures.style import (
@@ -20,6 +20,9 @@ from hf_ecgtext.reporting.figures.style import (
     row_of,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 CLASSES_PER_FIGURE = 24
 _CHANCE = {"auroc": 0.5}  # the chance level of AUPRC differs from class to class
 _FILLED = 0.82  # of the height of a class
@@ -30,7 +33,7 @@ def class_bars(
     lines: Sequence[EvaluationResult],
     styles: Mapping[EncoderRow, RowStyle],
     labels: Sequence[str] | None = None,
-) -> Any:
+) -> Figure:
     """One group of horizontal bars per class, one bar per encoder, with intervals.
 
     A class without a value has no bar. Baselines are grey, and hatched so that they can be told apart.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.reporting.figures.style import (
@@ -18,6 +18,9 @@ from hf_ecgtext.reporting.figures.style import (
     plain_text,
     row_of,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _BAND = 0.13
 _RECALL = re.compile(r"recall_at_(\d+)")
@@ -47,7 +50,7 @@ def probe_variant(line: EvaluationResult) -> ProbeVariant:
 
 def fraction_curves(
     lines: Sequence[EvaluationResult], styles: Mapping[EncoderRow, RowStyle], variants: Sequence[ProbeVariant]
-) -> Any:
+) -> Figure:
     """Macro value of a probe against the fraction of the training labels, one panel per variant.
 
     Bands are intervals. What was trained on all labels without a probe is a point with whiskers in the panels of its
@@ -84,7 +87,7 @@ def fraction_curves(
     return figure
 
 
-def recall_curves(lines: Sequence[EvaluationResult], styles: Mapping[EncoderRow, RowStyle]) -> Any:
+def recall_curves(lines: Sequence[EvaluationResult], styles: Mapping[EncoderRow, RowStyle]) -> Figure:
     """Recall against the number of results looked at, one panel per direction.
 
     Args:
@@ -127,7 +130,7 @@ def recall_curves(lines: Sequence[EvaluationResult], styles: Mapping[EncoderRow,
     return figure
 
 
-def shift_slopes(lines: Sequence[EvaluationResult], styles: Mapping[EncoderRow, RowStyle]) -> Any:
+def shift_slopes(lines: Sequence[EvaluationResult], styles: Mapping[EncoderRow, RowStyle]) -> Figure:
     """From the test records of the source to those of the target, one panel per direction.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.reporting.figures.curves import ProbeVariant, probe_variant
@@ -24,12 +24,15 @@ from hf_ecgtext.reporting.figures.style import (
     row_of,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _CHANCE = {"auroc": 0.5}
 _RANGE_COLOUR = "#cfcfcf"
 _COLUMNS = 3
 
 
-def prompt_dots(lines: Sequence[EvaluationResult], styles: Mapping[EncoderRow, RowStyle]) -> Any:
+def prompt_dots(lines: Sequence[EvaluationResult], styles: Mapping[EncoderRow, RowStyle]) -> Figure:
     """One dot per prompt set and encoder, over a bar from the lowest to the highest; one panel per task.
 
     Args:
@@ -47,7 +50,7 @@ def prompt_dots(lines: Sequence[EvaluationResult], styles: Mapping[EncoderRow, R
 
 def inflation_dots(
     lines: Sequence[EvaluationResult], styles: Mapping[EncoderRow, RowStyle], variants: Sequence[ProbeVariant]
-) -> Any:
+) -> Figure:
     """One dot per way to train and choose a probe: how much of a published number is the choice on the test split.
 
     Args:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hf_ecgtext.evaluation.encoders.feature_cache import SplitFeatures
 from hf_ecgtext.reporting.figures.style import COLOURS, MARKERS, below_legend, new_figure, plain_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Method = Literal["tsne", "umap"]
 
@@ -136,7 +139,7 @@ def embedding_figure(
     seed: int = 0,
     max_groups: int = 8,
     max_records: int = 5000,
-) -> Any:
+) -> Figure:
     """Records with exactly one label in two dimensions, coloured by it.
 
     Args:
@@ -189,7 +192,7 @@ def embedding_figure(
         marker = MARKERS[group % len(MARKERS)] if is_own else "."
         name = f"{single.names[group]}: {len(chosen):,}"
         entries[plain_text(name)] = axes.scatter(
-            *chosen.T, s=11, color=colour, marker=marker, linewidths=0, alpha=0.75, label=name
+            chosen[:, 0], chosen[:, 1], s=11, color=colour, marker=marker, linewidths=0, alpha=0.75, label=name
         )
     axes.set_xticks([])
     axes.set_yticks([])

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.evaluation.statistics.calibration import Calibration, calibrate
 from hf_ecgtext.evaluation.statistics.calibration_metrics import ReliabilityCurve
 from hf_ecgtext.reporting.figures.style import COLOURS, GRID_COLOUR, below_legend, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _NUM_BINS = 10
 _BEFORE_COLOUR, _AFTER_COLOUR = "#7f7f7f", COLOURS[0]
@@ -94,7 +97,7 @@ def reliability_questions(scores: Sequence[TaskScores]) -> tuple[list[Reliabilit
     return questions, notes
 
 
-def reliability_panels(scores: Sequence[TaskScores], names: Sequence[str]) -> Any:
+def reliability_panels(scores: Sequence[TaskScores], names: Sequence[str]) -> Figure:
     """One panel per encoder: observed against predicted, before and after calibration, and a histogram below.
 
     Args:

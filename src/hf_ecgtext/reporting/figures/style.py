@@ -7,13 +7,16 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.io import written_whole
 from hf_ecgtext.reporting.tables.grid import latest
 from hf_ecgtext.reporting.tables.render import METRIC_TITLES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Okabe and Ito 2008, without black and yellow: told apart with all common kinds of colour blindness. Markers tell them
 # apart in grey.
@@ -115,7 +118,7 @@ def row_styles(
 def parts(rows: Sequence[EncoderRow], size: int = ENCODERS_PER_FIGURE) -> list[list[EncoderRow]]:
     """The encoders of each figure where there are too many for one.
 
-    Trained encoders are shared out evenly. Their random twins go with them; other baselines are in every part.
+    Trained encoders are shared out evenly, with their random initialisations; other baselines are in every part.
     """
     trained = [row for row in rows if row.encoder == "trained"]
     if not trained:
@@ -157,7 +160,7 @@ def percent_whiskers(value: float, interval: tuple[float, float] | None) -> tupl
     return 100 * max(value - low, 0.0), 100 * max(high - value, 0.0)
 
 
-def new_figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Figure:
     """An empty figure of a size in inches, apart from pyplot: the user's backend and open figures stay as they are.
 
     Raises:
@@ -206,7 +209,7 @@ def panel_grid(
 
 
 def encoder_legend(
-    figure: Any,
+    figure: Figure,
     styles: Mapping[EncoderRow, RowStyle],
     rows: Sequence[EncoderRow],
     others: Mapping[str, Any] | None = None,
@@ -220,12 +223,12 @@ def encoder_legend(
         style = styles[row]
         label = style.label
         if row.encoder == "random" and num_random > 1:
-            label = f"{_BASELINES['random'][0]} (each encoder's twin)"
+            label = f"{_BASELINES['random'][0]} (each encoder's architecture)"
         entries[label] = Line2D([], [], color=style.colour, linestyle=style.line, marker=style.marker, markersize=5)
     below_legend(figure, entries | dict(others or {}))
 
 
-def below_legend(figure: Any, entries: Mapping[str, Any], columns: int = 4, marker_scale: float = 1.0) -> None:
+def below_legend(figure: Figure, entries: Mapping[str, Any], columns: int = 4, marker_scale: float = 1.0) -> None:
     """A legend below all panels, in as many columns as fit the figure's width."""
     longest = max(len(label) for label in entries)
     fitting = int(figure.get_figwidth() / (0.55 + 0.075 * longest))
@@ -245,7 +248,7 @@ def legend_height(num_entries: int) -> float:
     return 0.3 + 0.19 * math.ceil(num_entries / 2)
 
 
-def save_figure(figure: Any, folder: str | os.PathLike[str], name: str, formats: Sequence[str]) -> Path:
+def save_figure(figure: Figure, folder: str | os.PathLike[str], name: str, formats: Sequence[str]) -> Path:
     """Write a figure in each format, whole or not at all, and give back the path of the first.
 
     Files are the same whenever the figure is: no date is written into them.

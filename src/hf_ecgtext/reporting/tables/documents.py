@@ -15,7 +15,7 @@ _README_RETRIEVAL = {
     ("recall_at_10", "ecg_to_report"): "R@10 ECG to report",
     ("recall_at_10", "report_to_ecg"): "R@10 report to ECG",
 }
-_CARD_HEADER = ["recipe", "data", "question", "model (95 % CI)", "random twins", "always the commonest report"]
+_CARD_HEADER = ["recipe", "data", "question", "model (95 % CI)", "random initialisation", "always the commonest report"]
 
 
 def readme_benchmark_table(

@@ -1,4 +1,4 @@
-"""Who takes part in a benchmark: checkpoints and the baselines that stand beside them."""
+"""What a benchmark evaluates: checkpoints, and the baselines that stand beside them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,30 @@ import copy
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from hf_ecgtext.data.ledger import TrainingLedger
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.contamination import check_contamination
-from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns, ModelEncoder, adapt_batch_norm, random_runs
+from hf_ecgtext.evaluation.context import EvaluatedTask
+from hf_ecgtext.evaluation.encoders.frozen import (
+    EncoderRuns,
+    FrozenEncoder,
+    ModelEncoder,
+    adapt_batch_norm,
+    random_runs,
+)
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol
-from hf_ecgtext.evaluation.scores import NOT_CONTAMINATED, Encoder
+from hf_ecgtext.evaluation.scores import NOT_CONTAMINATED, Encoder, TaskScores
+from hf_ecgtext.methods.base import EcgTextModel
+from hf_ecgtext.processing import EcgTextProcessor
+
+Answer = Callable[[EcgData, Sequence[EvaluatedTask]], dict[str, TaskScores]]
+"""From data and its tasks to the scores of each task, by its name."""
 
 
-class Entrant(ABC):
-    """One row of the tables.
+class EvaluatedModel(ABC):
+    """A checkpoint or a baseline: what a row of the tables is about.
 
     Args:
         name (`str`): Checkpoint or baseline.
@@ -37,7 +49,7 @@ class Entrant(ABC):
         """The encoders for some data, under a protocol."""
 
     def contamination(self, data: EcgData, allow_seen: bool) -> str:
-        """What the entrant has seen of the test records.
+        """What the model has seen of the test records.
 
         Raises:
             ContaminationError: If it has, and that is not allowed.
@@ -45,7 +57,7 @@ class Entrant(ABC):
         return NOT_CONTAMINATED
 
 
-class TrainedEntrant(Entrant):
+class TrainedModel(EvaluatedModel):
     """A checkpoint.
 
     Args:
@@ -63,11 +75,11 @@ class TrainedEntrant(Entrant):
     def __init__(
         self,
         name: str,
-        model: Any,
-        processor: Any,
+        model: EcgTextModel,
+        processor: EcgTextProcessor,
         ledger: TrainingLedger | None,
         *,
-        dtype: Any = "float32",
+        dtype: Literal["float32", "bfloat16"] = "float32",
         seed: int = 0,
     ):
         self.name = name
@@ -109,72 +121,71 @@ def _with_batch_norm_of(encoder: ModelEncoder, data: EcgData) -> ModelEncoder:
     return adapted
 
 
-class RandomEntrant(Entrant):
-    """Untrained twins of a checkpoint, one per seed, pooled.
+class RandomModel(EvaluatedModel):
+    """A checkpoint's architecture with random initialisations, one per seed, pooled.
 
     Args:
-        twin_of ([`TrainedEntrant`]): Whose architecture, text tower and processor are used.
+        architecture_of ([`TrainedModel`]): Whose architecture, text tower and processor are used.
         seeds (`Sequence[int]`): One encoder each.
     """
 
     kind: Encoder = "random"
     has_text = True
 
-    def __init__(self, twin_of: TrainedEntrant, seeds: Sequence[int]):
-        self.name = twin_of.name
-        self.twin_of = twin_of
+    def __init__(self, architecture_of: TrainedModel, seeds: Sequence[int]):
+        self.name = architecture_of.name
+        self.architecture_of = architecture_of
         self.seeds = tuple(seeds)
         self._runs: dict[tuple[str, ...], EncoderRuns] = {}
 
     def identity(self) -> dict[str, Any]:
         """That of the checkpoint, and the seeds."""
-        return {**self.twin_of.identity(), "random_seeds": self.seeds}
+        return {**self.architecture_of.identity(), "random_seeds": self.seeds}
 
     def runs(self, data: EcgData, protocol: EvaluationProtocol, evaluation: str) -> EncoderRuns:
         """Random encoders calibrated on the data's training signals, under every protocol."""
         key = (data.name, data.revision)
         if key not in self._runs:
-            self._runs[key] = random_runs(self.twin_of.encoder, data, self.name, self.seeds)
+            self._runs[key] = random_runs(self.architecture_of.encoder, data, self.name, self.seeds)
         runs = self._runs[key]
         members = [member for member in runs.members if isinstance(member, ModelEncoder)]
         cut = tuple(member.with_windows(protocol.long_records) for member in members)
         return dataclasses.replace(runs, members=cut)
 
 
-class FeatureEntrant(Entrant):
+class FeatureBaseline(EvaluatedModel):
     """A baseline without weights, such as interval features.
 
     Args:
         name (`str`): For the result lines.
-        kind (`str`): As in [`Entrant`].
+        kind (`str`): As in [`EvaluatedModel`].
         encoder ([`~hf_ecgtext.evaluation.encoders.frozen.FrozenEncoder`]): Gives the features.
     """
 
-    def __init__(self, name: str, kind: Encoder, encoder: Any):
+    def __init__(self, name: str, kind: Encoder, encoder: FrozenEncoder):
         self.name = name
         self.kind = kind
         self.encoder = encoder
 
     def identity(self) -> dict[str, Any]:
         """That of the encoder."""
-        identity: dict[str, Any] = self.encoder.identity()
-        return identity
+        return self.encoder.identity()
 
     def runs(self, data: EcgData, protocol: EvaluationProtocol, evaluation: str) -> EncoderRuns:
         """The encoder itself."""
         return EncoderRuns(self.name, self.kind, (self.encoder,), 0)
 
 
-class ScoringEntrant(Entrant):
+class ScoringBaseline(EvaluatedModel):
     """A baseline that answers tasks itself instead of giving features, such as a network trained from scratch.
 
     Args:
-        name, kind (`str`): As in [`Entrant`].
+        name, kind (`str`): As in [`EvaluatedModel`].
         identity (`dict[str, Any]`): What decides its answers.
-        answer (`Callable`): From data and its tasks to [`~hf_ecgtext.evaluation.scores.TaskScores`] by task.
+        answer ([`Answer`]): Answers all tasks of some data.
     """
 
-    def __init__(self, name: str, kind: Encoder, identity: dict[str, Any], answer: Callable[..., Any]):
+    def __init__(self, name: str, kind: Encoder, identity: dict[str, Any], answer: Answer):
         self.name = name
         self.kind = kind
         self._identity = identity

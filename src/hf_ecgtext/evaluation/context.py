@@ -1,7 +1,7 @@
-"""The one frame of all evaluations: which records a task asks about, what an encoder answered, what may be used.
+"""What every evaluation is given and gives: the records of a task, what may be used, and the answers of the encoders.
 
-An evaluation is a function `(EncoderRuns, EvaluatedTask, EvaluationContext) -> CellOutcome`. Records stand in the order
-of their ids and classes in the order of their labels, so that no order in a file can change a number.
+An evaluation is a function `(EncoderRuns, EvaluatedTask, EvaluationContext) -> EvaluationOutcome`. Records stand in the
+order of their ids and classes in the order of their labels, so that no order in a file can change a number.
 """
 
 from __future__ import annotations
@@ -124,11 +124,11 @@ def known_patients(
 
 
 @dataclass(frozen=True, eq=False)
-class CellOutcome:
+class EvaluationOutcome:
     """What one evaluation of one encoder on one task under one protocol gave.
 
     Args:
-        scores (`tuple[TaskScores, ...]`): Answers, from which the frame makes result lines.
+        scores (`tuple[TaskScores, ...]`): Answers, from which `harness.summary` makes result lines.
         results (`tuple[EvaluationResult, ...]`): Lines that no scores stand behind, such as those of retrieval.
         ranks (`tuple[RetrievalRanks, ...]`): Places behind the lines of retrieval, for comparisons.
     """

@@ -13,10 +13,10 @@ from table_encoder import TableEncoder, normalised, table_data
 from hf_ecgtext.data.opening import open_data
 from hf_ecgtext.data.sources import synthetic
 from hf_ecgtext.data.tasks import LabelTask
+from hf_ecgtext.evaluation.context import EvaluatedTask, EvaluationContext
 from hf_ecgtext.evaluation.downstream.zero_shot import evaluate
 from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
 from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns, ModelEncoder, random_runs
-from hf_ecgtext.evaluation.frame import EvaluatedTask, EvaluationContext
 from hf_ecgtext.evaluation.prompts.sets import PromptError, build_prompts
 from hf_ecgtext.evaluation.protocols import PUBLISHED, STRICT
 from hf_ecgtext.evaluation.scores import TaskScores

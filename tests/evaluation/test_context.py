@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hf_ecgtext.data.tasks import EcgData, LabelTask
-from hf_ecgtext.evaluation.frame import EvaluatedTask
+from hf_ecgtext.evaluation.context import EvaluatedTask
 from hf_ecgtext.evaluation.scores import TaskScores
 
 

@@ -1,4 +1,4 @@
-"""Cells of a benchmark. On disk each appears whole or not at all, so that a killed run goes on where it was."""
+"""Jobs of a benchmark. On disk each appears whole or not at all, so that a killed run goes on where it was."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_ecgtext.evaluation.frame import CellOutcome
+from hf_ecgtext.evaluation.context import EvaluationOutcome
 from hf_ecgtext.evaluation.results import read_results, write_results
 from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.evaluation.statistics.retrieval_ranks import RetrievalRanks
@@ -18,7 +18,7 @@ from hf_ecgtext.io import hash_of_json
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class Job:
     """One piece of work that is done whole.
 
     Args:
@@ -29,11 +29,11 @@ class Cell:
 
     title: str
     description: dict[str, Any]
-    work: Callable[[], CellOutcome]
+    work: Callable[[], EvaluationOutcome]
 
 
-class CellStore:
-    """The cells of a run, by what decides them.
+class JobStore:
+    """The jobs of a run, by what decides them.
 
     Args:
         folder (`str` or `Path`): Made if absent. Several processes may fill it at once.
@@ -42,8 +42,8 @@ class CellStore:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
 
-    def load(self, description: dict[str, Any]) -> CellOutcome | None:
-        """The outcome of a cell, or `None` where it is not finished.
+    def load(self, description: dict[str, Any]) -> EvaluationOutcome | None:
+        """The outcome of a job, or `None` where it is not finished.
 
         Raises:
             ResultError: If its result lines are damaged or of another schema version.
@@ -52,14 +52,14 @@ class CellStore:
         if not place.is_dir():
             return None
         lines = place / "results.jsonl"
-        return CellOutcome(
+        return EvaluationOutcome(
             scores=tuple(TaskScores.load(path) for path in sorted(place.glob("scores-*.npz"))),
             results=tuple(read_results(lines)),
             ranks=tuple(RetrievalRanks.load(path) for path in sorted(place.glob("ranks-*.npz"))),
         )
 
-    def save(self, description: dict[str, Any], outcome: CellOutcome) -> None:
-        """Keep the outcome of a cell; one that another process has finished meanwhile stays."""
+    def save(self, description: dict[str, Any], outcome: EvaluationOutcome) -> None:
+        """Keep the outcome of a job; one that another process has finished meanwhile stays."""
         place = self._place(description)
         unfinished = place.with_name(f"{place.name}.{os.getpid()}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
