@@ -81,7 +81,7 @@ def test_folds_1_to_8_train_9_validate_and_10_test():
 
 
 def test_the_published_list_column_says_the_same_as_the_published_matrix(real_data):
-    # Guards the oracle itself: the columns are permuted between the published files (PAPERS.md, "Evaluation
+    # Guards the oracle itself: the columns are permuted between the published files (docs/protocols.md, "Evaluation
     # protocols", defect 19).
     folder = real_data / "merl_splits" / "ptbxl" / "sub_class"
     for split in PUBLISHED_SPLIT.values():

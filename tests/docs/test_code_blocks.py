@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import wfdb
 from code_blocks import PAGES, ROOT, CodeBlock, code_blocks, own_command
 
 from hf_ecgtext.cli import main
@@ -65,14 +64,17 @@ def parse_command():
 @pytest.fixture
 def workplace(tmp_path, monkeypatch) -> Path:
     """An empty folder with one WFDB record, where the pages' commands run."""
-    record = SyntheticEcgGenerator(seed=0, sampling_rate_hz=500.0).records(1)
-    signal = next(iter(record))
+    record = next(iter(SyntheticEcgGenerator(seed=0, sampling_rate_hz=500.0).records(1)))
     folder = tmp_path / "records500" / "00000"
     folder.mkdir(parents=True)
-    wfdb.wrsamp(
-        "00001_hr", fs=500, units=["mV"] * len(signal.lead_names), sig_name=list(signal.lead_names),
-        p_signal=signal.signal.T.astype(np.float64), fmt=["16"] * len(signal.lead_names), write_dir=str(folder),
-    )  # fmt: skip
+    adc = np.round(1000 * record.signal).astype("<i2")  # 1000 units per mV
+    (folder / "00001_hr.dat").write_bytes(adc.T.tobytes())
+    leads = [
+        f"00001_hr.dat 16 1000/mV 16 0 {row[0]} {int(row.sum(dtype=np.int64)) & 0xFFFF} 0 {name}"
+        for row, name in zip(adc, record.lead_names, strict=True)
+    ]
+    header = [f"00001_hr {len(leads)} 500 {adc.shape[1]}", *leads]
+    (folder / "00001_hr.hea").write_text("\n".join(header) + "\n", encoding="ascii")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -1,4 +1,4 @@
-"""Whether a checkpoint has seen what it is about to be evaluated on (PAPERS.md, "Evaluation protocols", defect 18)."""
+"""Whether a checkpoint has seen what it is about to be evaluated on (docs/protocols.md, defect 18)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Protocols as named switches: what the papers did, and what an honest comparison needs.
 
-Numbers in the comments are those of the defects in PAPERS.md, "Evaluation protocols". A protocol decides nothing about
+Numbers in the comments are those of the defects in docs/protocols.md. A protocol decides nothing about
 the encoder; which prompts, fractions and seeds are evaluated is asked for apart.
 """
 

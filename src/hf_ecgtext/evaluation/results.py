@@ -47,7 +47,7 @@ class EvaluationResult:
 
     Args:
         task (`str`): Such as `"ptbxl_super"`.
-        protocol (`str`): `"strict"` or `"published"`, see PAPERS.md, "Evaluation protocols".
+        protocol (`str`): `"strict"` or `"published"`, see docs/protocols.md.
         metric (`str`): Name of the metric function, such as `"auroc"`; `value` is its mean over classes.
         value (`float`, *optional*): `None` where undefined.
         confidence_interval (`tuple[float, float]`, *optional*): Low and high.

@@ -1,4 +1,4 @@
-"""The supervised baseline: one network per dataset, trained here from scratch (PAPERS.md, defect 15)."""
+"""The supervised baseline: one network per dataset, trained here from scratch (docs/protocols.md, defect 15)."""
 
 from __future__ import annotations
 

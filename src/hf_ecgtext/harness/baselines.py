@@ -1,4 +1,4 @@
-"""The baselines that stand beside every checkpoint (PAPERS.md, "Evaluation protocols", defect 15)."""
+"""The baselines that stand beside every checkpoint (docs/protocols.md, defect 15)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from hf_ecgtext.reporting.tables.grid import latest, split_by
 from hf_ecgtext.reporting.tables.render import NamedTable
 
 _UNTRAINED = ("random", "interval_features")  # these have seen nothing
-_RARE = 20  # positives; PAPERS.md, "Evaluation protocols", defect 8
+_RARE = 20  # positives; docs/protocols.md, defect 8
 _SHAKY = 0.1  # share of resamples without a value
 _SWITCH = re.compile(r"(\w+)=(.*?)(?= \w+=|$)")
 

@@ -1,7 +1,7 @@
 """Each distinct report is encoded once: exact where the text tower is frozen and without dropout.
 
 MIMIC-IV-ECG has about 180,000 distinct reports in 780,000 records; without a cache the frozen tower takes most of a
-training step (PAPERS.md, "Speed of the references").
+training step (docs/speed.md).
 
 The cache lies where its look-ups are used, or, where that would take too much memory, on the host. There the ids of a
 batch never go to the device: rows are gathered by the CPU and copied over, so that nothing waits for the device.

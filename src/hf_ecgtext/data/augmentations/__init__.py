@@ -7,7 +7,8 @@ An augmentation is called with `(ecg_values, lead_mask, generator)` and returns 
     ecg_values, lead_mask = augment(ecg_values, lead_mask, generator)
 
 Amplitudes are in the unit that the parameter `unit` names: `"input"`, the unit of the values (mV unless the processor
-scaled them), or `"record_std"`, the standard deviation of each record. The library's choices are in PAPERS.md.
+scaled them), or `"record_std"`, the standard deviation of each record. The library's choices are in
+docs/data/augmentations.md.
 """
 
 from hf_ecgtext.data.augmentations.amplitude import GaussianBlur, Jitter, RandomLeadMask, RandomScaling

@@ -3,7 +3,7 @@
 A source class counts as present in a target recording if any target class that stands for it is
 ([`~hf_ecgtext.data.label_maps`]). The classifier is never changed: a probe trained on the source, or the prompts of the
 source's classes. Each is scored on both sides over the same mapped classes, the source's own test split and the
-target's, so that what is lost is the shift and not another classifier (PAPERS.md, "Evaluation protocols", defect 13).
+target's, so that what is lost is the shift and not another classifier (docs/protocols.md, defect 13).
 
 All target records that take part in their own task count, also those without any mapped class; no target record is
 used for anything else.

@@ -1,6 +1,6 @@
 """Zero-shot classification: a record's score for a class is the cosine of its embedding and the class prompt's.
 
-Protocol `strict` (PAPERS.md, "Evaluation protocols"): macro AUROC and AUPRC over the classes present, with intervals
+Protocol `strict` (docs/protocols.md): macro AUROC and AUPRC over the classes present, with intervals
 from a bootstrap over patients, always beside encoders with random weights; nothing is chosen on the test set.
 """
 

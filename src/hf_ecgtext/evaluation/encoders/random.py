@@ -26,7 +26,7 @@ def random_encoders(
     """Random initialisations of a model: its text tower, everything else random.
 
     BatchNorm statistics are set on signals of the training split, without labels, since initial statistics would
-    cripple a random encoder (PAPERS.md, "Evaluation protocols", defect 15).
+    cripple a random encoder (docs/protocols.md, defect 15).
 
     Args:
         model ([`EcgTextModel`]): Its architecture and text tower are used.

@@ -1,7 +1,7 @@
 """Class prompts for zero-shot classification, each set with its source and licence.
 
 Scores depend on the wording, so results name their prompt set, and several sets are evaluated side by side
-(PAPERS.md, "Evaluation protocols", defect 7). The sets that ship with the library are in `prompts/*.json`: sentence
+(docs/protocols.md, defect 7). The sets that ship with the library are in `prompts/*.json`: sentence
 templates, which fit any task, and our own descriptions, which are written per task and class. Other sets written per
 class, such as MERL's CKEPE file, are read from a JSON file of the user ([`~hf_ecgtext.evaluation.prompts.files`]).
 """

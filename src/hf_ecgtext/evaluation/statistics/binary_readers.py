@@ -4,7 +4,7 @@ Yes-or-no answers have one sensitivity and one specificity, not a curve. The are
 is not comparable with that of a continuous score, so none is computed here. A model can only be set beside readers by
 these metrics, at thresholds that were fixed on other records.
 
-Source: PAPERS.md, "Evaluation protocols", defect 17; Ribeiro et al. 2020, table 2 (metrics of readers on CODE-test).
+Source: docs/protocols.md, defect 17; Ribeiro et al. 2020, table 2 (metrics of readers on CODE-test).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ truth in 93 to 95 % with 30 or more positive patients, in 88 % with 12 and in 80
 biased upwards in resamples, because a positive that is drawn twice supports itself. So report the macro over frequent
 classes beside the macro over all.
 
-Source: PAPERS.md, "Evaluation protocols", defects 8 (rare labels) and 9 (no intervals);
+Source: docs/protocols.md, defects 8 (rare labels) and 9 (no intervals);
 Efron and Tibshirani 1993, chapter 13 (percentile interval).
 """
 

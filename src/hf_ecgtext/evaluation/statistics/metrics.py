@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from hf_ecgtext.errors import RecordError
 
 FREQUENT_CLASS_MIN_POSITIVES = 20
-"""A class with fewer positive records than this says little alone (PAPERS.md, "Evaluation protocols", defect 8)."""
+"""A class with fewer positive records than this says little alone (docs/protocols.md, defect 8)."""
 
 # One block of resamples: a few hundred kB stay in the L2 cache, which measured faster than one large block.
 _BLOCK_ELEMENTS = 200_000

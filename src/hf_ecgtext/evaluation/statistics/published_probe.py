@@ -7,7 +7,7 @@ The layer is one matrix whose last column is the bias, and its gradient has a cl
 `(sigmoid(logits) - targets)' [features, 1] / (batch * classes)`. So a step is two small matrix products and one pass of
 Adam over the matrix. Steps equal those of `torch.nn.BCEWithLogitsLoss` and `torch.optim.Adam` or `AdamW`.
 
-Source: PAPERS.md, "Evaluation protocols", defects 1 and 2.
+Source: docs/protocols.md, defects 1 and 2.
 """
 
 from __future__ import annotations

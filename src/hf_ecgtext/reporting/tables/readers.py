@@ -1,4 +1,4 @@
-"""Human readers beside the models (PAPERS.md, "Evaluation protocols", defect 17)."""
+"""Human readers beside the models (docs/protocols.md, defect 17)."""
 
 from __future__ import annotations
 
