@@ -70,10 +70,7 @@ DATA_ROOMS = (
 
 # What no entry point reaches, and why it is there all the same.
 UNREACHED = {
-    "data.augmentations": "its users are the self-supervised baselines, which come next",
-    "evaluation.prompt_sensitivity": "is being removed",
-    "evaluation.statistics.binary_readers": "is being removed",
-    "reporting.figures.old_figures": "is being removed",
+    "data.augmentations": "its users are the self-supervised baselines, which are not there yet",
 }
 
 
@@ -250,5 +247,5 @@ def test_importing_the_package_writes_nothing_and_changes_no_warning_filter(tmp_
         "assert list(warnings.filters) == before\n"
     )
     environment = {"HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf"), "PATH": "/usr/bin:/bin"}
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env=environment, timeout=120)
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env=environment, timeout=600)
     assert [entry.name for entry in tmp_path.rglob("*") if entry.is_file()] == []
