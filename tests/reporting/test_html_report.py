@@ -233,7 +233,7 @@ def test_absent_labels_undefined_and_rare_classes_are_named_with_numbers():
     assert news["Classes with fewer than 20 positive records"] == ["ptbxl_super, 1 of 3 classes: MI (7)"]
 
 
-def test_upper_bounds_failed_cells_shaky_classes_and_mixed_runs_are_named():
+def test_upper_bounds_failed_evaluations_shaky_classes_and_mixed_runs_are_named():
     older = {"name": "ptb-xl", "revision": "1.0.1", "split": "test"}
     news = news_by_title(
         [
@@ -245,7 +245,7 @@ def test_upper_bounds_failed_cells_shaky_classes_and_mixed_runs_are_named():
         {"linear_probe of merl": "There is no validation split."},
     )
     assert news == {
-        "Cells that could not be done": ["linear_probe of merl: There is no validation split."],
+        "Evaluations that could not be done": ["linear_probe of merl: There is no validation split."],
         "Chosen on the test split": ["zero shot, protocol strict: Chosen on test. Tasks: ptbxl_super."],
         "Classes that lack a value in many resamples": ["ptbxl_super: NORM (40 %)"],
         "Mixed runs": ["ptb-xl: revisions 1.0.3, 1.0.1", "torch: versions 2.13.0, 2.12.0"],
