@@ -48,9 +48,9 @@ def test_it_trains_once_per_number_of_leads_and_goes_on_where_it_was(merl_folder
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks by that name
 def test_adapters_are_trained_on_request(merl_folder, tmp_path):
-    assert main(command(merl_folder, tmp_path, "--lora", "--set", FAST[1], "lora.rank=2")) == 0
+    assert main(command(merl_folder, tmp_path, "--lora", "--set", "lora.rank=2")) == 0
     result = read_results(tmp_path / "results.jsonl")[0]
-    assert result.settings == {"leads": 12, "lora": True, "recipe": "default num_train_epochs=1"}
+    assert result.settings == {"leads": 12, "lora": True, "recipe": "default disable_tqdm=True num_train_epochs=1"}
 
 
 def test_a_model_that_has_seen_test_records_is_refused_unless_allowed(merl_folder, tmp_path, capsys):

@@ -16,7 +16,7 @@ from hf_ecgtext.training.progress import log_line
 from hf_ecgtext_cli.main import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = [sys.executable, "train.py", "--method", "etp", "--recipe", "debug", "--data-set", "num_records=100",
+COMMAND = [sys.executable, "train.py", "--method", "etp", "--recipe", "debug", "--data-set", "num_records=200",
            "--prompts", "plain", "--set", "training.max_steps=4", "training.logging_steps=2",
            "training.eval_strategy=epoch", "training.save_strategy=steps", "training.save_steps=2"]  # fmt: skip
 
@@ -66,7 +66,7 @@ def test_in_a_file_there_are_lines_alone_and_the_last_is_the_next_command(tmp_pa
     for line in words:
         arguments = build_parser().parse_args(line[1:])
         assert str(tmp_path / "a folder") in arguments.model
-    assert build_parser().parse_args(words[0][1:]).data_set == ["num_records=100", "sampling_rate_hz=100.0"]
+    assert build_parser().parse_args(words[0][1:]).data_set == ["num_records=200", "sampling_rate_hz=100.0"]
 
 
 def test_in_a_terminal_there_is_one_bar_for_the_steps(tmp_path, environment):

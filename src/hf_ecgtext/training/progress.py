@@ -100,5 +100,5 @@ def loss_terms(logs: Mapping[str, Any]) -> dict[str, float]:
     return {
         name: value
         for name, value in logs.items()
-        if name not in _NOT_TERMS and not name.endswith(("_runtime", "_per_second")) and isinstance(value, int | float)
+        if name not in _NOT_TERMS and not name.endswith(("runtime", "per_second")) and isinstance(value, int | float)
     }
