@@ -15,7 +15,7 @@ from hf_ecgtext.data.ledger import TrainingLedger, continued_ledger
 from hf_ecgtext.data.tasks import EcgRows
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.methods.distributed import synchronise_batch_norm
-from hf_ecgtext.processing import EcgTextProcessor
+from hf_ecgtext.processing import EcgFeatureExtractor, EcgTextProcessor
 from hf_ecgtext.training.arguments import EcgTextTrainingArguments
 from hf_ecgtext.training.collator import EcgTextCollator
 from hf_ecgtext.training.crops import CropEpochs, without_random_crops
@@ -43,7 +43,8 @@ class EcgTextTrainer(ResumableTrainer):
     Args:
         model ([`EcgTextModel`]): The model to train.
         args ([`EcgTextTrainingArguments`]): Training arguments.
-        processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Saved with every checkpoint.
+        processor ([`~hf_ecgtext.processing.EcgTextProcessor`]): Saved with every checkpoint. A subclass whose models
+            read no texts may give a feature extractor.
         train_dataset, eval_dataset (`torch.utils.data.Dataset`): Rows `{"ecg": StoredEcg}` or `EcgRecord`s with
             reports, such as [`~hf_ecgtext.data.store.schema.EcgDataset`]; `eval_dataset` may be a `dict` of several by
             name. A training dataset with `block_sizes` is read block by block, in the order of
@@ -61,6 +62,7 @@ class EcgTextTrainer(ResumableTrainer):
     model: EcgTextModel
     args: EcgTextTrainingArguments
     processing_class: EcgTextProcessor
+    data_collator: Any  # whatever the caller gives; some things only an EcgTextCollator does
     optimizer: Any
     lr_scheduler: Any
 
@@ -68,7 +70,7 @@ class EcgTextTrainer(ResumableTrainer):
         self,
         model: EcgTextModel,
         args: EcgTextTrainingArguments,
-        processor: EcgTextProcessor,
+        processor: EcgTextProcessor | EcgFeatureExtractor,
         train_dataset: Dataset | EcgRows | None = None,
         eval_dataset: Dataset | EcgRows | dict[str, Any] | None = None,
         ledger: TrainingLedger | None = None,

@@ -3,8 +3,8 @@
 An archive may come from anywhere, so it is judged as a whole when it is opened: names that leave the folder, links,
 devices, names that occur twice and sizes that cannot be are refused, since no honest download has them.
 
-fsspec's archives would not do: they judge nothing, and keep an object for each member in each worker process. For 200,000
-members that is 416 MB and 2.9 CPU-seconds a worker, against 20 MB sent once and 0.03 s here.
+fsspec's archives would not do: they judge nothing, and keep an object for each member in each worker process. For
+200,000 members that is 416 MB and 2.9 CPU-seconds a worker, against 20 MB sent once and 0.03 s here.
 """
 
 from __future__ import annotations

@@ -212,6 +212,8 @@ def open_data(
     return EcgData(
         name="synthetic",
         revision=f"{SyntheticBuilder.VERSION}, seed {seed}, {num_records} records{others}",
-        **{split: EcgDataset(splits[split]) for split in SPLITS},
+        train=EcgDataset(splits["train"]),
+        validation=EcgDataset(splits["validation"]),
+        test=EcgDataset(splits["test"]),
         tasks=(LabelTask("synthetic", "labels", {key: condition.name for key, condition in CONDITIONS.items()}),),
     )
