@@ -212,12 +212,17 @@ def _check_presence(source: EcgSource, records: pa.Table) -> None:
     if current_options(source.options).get("missing") != "raise" or isinstance(source.files, RemoteTree):
         return
     there = set(source.files.list_files())
-    absent = [entry for entry in records.to_pylist() if not there.issuperset(source.files_of(entry))]
+    absent: list[tuple[str, str]] = []  # records, each with the first file that it lacks
+    for batch in records.to_batches(max_chunksize=4096):
+        for entry in batch.to_pylist():
+            missing = [path for path in source.files_of(entry) if path not in there]
+            if missing:
+                absent.append((entry["record_id"], missing[0]))
     if absent:
-        first = next(path for path in source.files_of(absent[0]) if path not in there)
+        record_id, path = absent[0]
         raise RecordError(
-            absent[0]["record_id"],
-            f"its file '{first}' is missing in {source.files.location}, as are files of {len(absent) - 1:,} more of "
+            record_id,
+            f"its file '{path}' is missing in {source.files.location}, as are files of {len(absent) - 1:,} more of "
             f"the {records.num_rows:,} records.",
             "Download them, or use only the records that are there: missing=skip.",
         )

@@ -151,12 +151,13 @@ class LocalTree(FileTree):
 
 
 def _leads_back(parent: str, name: str) -> bool:
-    """Whether a folder is a link to one of those it lies in."""
-    path = os.path.join(parent, name)
-    if not os.path.islink(path):
+    """Whether a folder is a link to one of those that were passed on the way to it, or to one above them."""
+    link = Path(parent, name)
+    if not link.is_symlink():
         return False
-    target, here = os.path.realpath(path), os.path.realpath(parent)
-    return os.path.commonpath([target, here]) == target
+    target = link.resolve()
+    passed = (folder.resolve() for folder in link.parents)  # a link on the way may have led elsewhere
+    return any(target == folder or target in folder.parents for folder in passed)
 
 
 def checked_path(path: str) -> str:
