@@ -56,7 +56,8 @@ def build_parser() -> CommandParser:
 def run_command(arguments: argparse.Namespace) -> int:
     """Import the module of a command, and with it the library, and run it."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for library in ("accelerate", "httpx"):  # which inform of every request, and of streams without a length
+        logging.getLogger(library).setLevel(logging.WARNING)
     from hf_ecgtext.commands.quiet import calm_output
     from hf_ecgtext.errors import EcgTextError
 

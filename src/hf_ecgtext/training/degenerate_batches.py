@@ -161,7 +161,7 @@ class DegenerateBatchWatch:
                     "pairs that the loss calls wrong are right. Check the data, and how reports are cleaned.",
                     kind, 100 * share, self._seen,
                 )  # fmt: skip
-            elif kind == "report":
+            elif kind == "report" and share > 0:
                 logger.info("Two records of a batch have the same report in %.1f %% of the cases.", 100 * share)
 
     def look_at(self, terms: Mapping[str, float], num_pairs: int, step: int) -> None:
