@@ -55,7 +55,8 @@ def test_an_old_prepared_folder_opens_with_its_old_option_names_and_the_new_ones
 
 def test_old_result_lines_are_read_and_stay_as_they_are():
     lines = (OLD / "results.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(result.to_json()) for result in read_results(OLD / "results.jsonl")] == list(map(json.loads, lines))
+    read = read_results(OLD / "results.jsonl")
+    assert [json.loads(result.to_json()) for result in read] == [json.loads(line) for line in lines]
 
 
 @pytest.mark.parametrize(
