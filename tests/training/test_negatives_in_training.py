@@ -88,6 +88,24 @@ def test_negatives_reach_the_loss(kind, text_cache, synthetic_dataset, tmp_path)
     assert [entry["aligned"] for entry in logged] == [0.5, 0.5, 0.5]
 
 
+def test_a_training_leaves_the_collator_that_it_was_given_as_it_is(synthetic_dataset, tmp_path):
+    model, processor = get_recipe("merl", "debug").override({"config.freeze_text": True}).build()
+    model.__class__ = MatchingMerl
+    given = EcgTextCollator(processor, pack=True)
+    before = dict(vars(given))
+    args = EcgTextTrainingArguments(
+        str(tmp_path), negative_sampling="random", max_steps=1, per_device_train_batch_size=8, save_strategy="no"
+    )
+    trainer = EcgTextTrainer(model, args, processor, synthetic_dataset, synthetic_dataset, data_collator=given)
+    trainer.train()
+    assert vars(given) == before
+    made = trainer.data_collator
+    assert made.report_ids is trainer.text_cache.report_ids
+    assert made.negatives is not None
+    assert made.processor is processor
+    assert made.pack
+
+
 def test_embeddings_are_of_the_distinct_cleaned_training_reports(synthetic_dataset, tmp_path):
     train, validation = subset(synthetic_dataset, 0, 64), subset(synthetic_dataset, 64, 96)
     overrides = {"text.report_cleaning": "mimic"}

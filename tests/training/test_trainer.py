@@ -7,7 +7,6 @@ import torch
 
 from hf_ecgtext.methods import get_recipe
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
-from hf_ecgtext.training.collator import EcgTextCollator
 
 
 def trainer_of(dataset, folder, overrides=None, **settings) -> EcgTextTrainer:
@@ -53,23 +52,6 @@ def test_frozen_parameters_do_not_move_and_trained_ones_do(synthetic_dataset, tm
     trainer.train()
     for name, value in trainer.model.named_parameters():
         assert torch.equal(value, before[name]) is name.startswith("text_tower."), name
-
-
-def test_a_training_leaves_the_collator_that_it_was_given_as_it_is(synthetic_dataset, tmp_path):
-    model, processor = get_recipe("cmelt", "debug").override({"config.freeze_text": True}).build()
-    given = EcgTextCollator(processor, pack=True)
-    before = dict(vars(given))
-    args = EcgTextTrainingArguments(
-        str(tmp_path), negative_sampling="random", max_steps=1, per_device_train_batch_size=8, save_strategy="no"
-    )
-    trainer = EcgTextTrainer(model, args, processor, synthetic_dataset, synthetic_dataset, data_collator=given)
-    trainer.train()
-    assert vars(given) == before
-    made = trainer.data_collator
-    assert made.report_ids is trainer.text_cache.report_ids
-    assert made.negatives is not None
-    assert made.processor is processor
-    assert made.pack
 
 
 def test_the_evaluation_batch_is_the_training_batch(tmp_path):
