@@ -293,7 +293,9 @@ def test_without_faiss_the_message_says_how_to_install_it(monkeypatch):
     assert sampler("random").draw(REPORTS[:4], list("abcd"))
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
 @pytest.mark.parametrize("show_progress", [True, False])
-def test_the_progress_bar_obeys_show_progress(show_progress, capsys):
+def test_the_progress_bar_obeys_show_progress_and_needs_a_terminal(show_progress, is_terminal, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     find_candidates(random_embeddings(), "far", 4, show_progress=show_progress)
-    assert ("Finding negative reports" in capsys.readouterr().err) is show_progress
+    assert ("Finding negative reports" in capsys.readouterr().err) is (show_progress and is_terminal)

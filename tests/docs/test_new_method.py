@@ -15,9 +15,10 @@ PAGE = ROOT / "docs" / "extending" / "method.md"
 
 @pytest.mark.slow
 def test_the_files_of_the_page_are_a_method_that_passes_the_contract(tmp_path):
-    for name in ("src", "tests", "model_cards", "docs"):
+    for name in ("src", "tests", "model_cards", "docs", "dataset_scripts", "scripts", "examples"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for name in ("pyproject.toml", "train.py"):
+        shutil.copy(ROOT / name, tmp_path)
     written = []
     for block in code_blocks(PAGE):
         first = block.code.splitlines()[0]

@@ -79,7 +79,13 @@ def test_a_network_that_tells_people_apart_does_too(tmp_path, monkeypatch):
 
     monkeypatch.setattr(EcgFeatureExtractor, "__call__", prepare)
     recipe = CMELT.override(
-        scale=16.0, margin=0.2, num_train_epochs=2, per_device_train_batch_size=16, disable_tqdm=True
+        {
+            "scale": 16.0,
+            "margin": 0.2,
+            "training.num_train_epochs": 2,
+            "training.per_device_train_batch_size": 16,
+            "training.disable_tqdm": True,
+        }
     )
     finetune_identification(*short_model(), data, tmp_path, recipe=recipe, seed=1)
     num_segments = len(data.train)

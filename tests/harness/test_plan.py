@@ -16,5 +16,5 @@ DATA = EcgData("small", "1", None, None, None, tasks=(USUAL,), further_tasks=(FU
     [(None, [USUAL]), (("further",), [FURTHER]), (("further", "usual"), [USUAL, FURTHER])],
 )
 def test_further_tasks_are_asked_only_by_name(asked, expected):
-    plan = MatrixPlan(entrants=[], data=[DATA], tasks=asked, protocols=[])
+    plan = MatrixPlan(models=[], data=[DATA], tasks=asked, protocols=[])
     assert [subject.task for subject in plan.subjects()] == expected
