@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -242,13 +243,17 @@ def test_a_lookup_follows_the_device_of_the_ids(frozen):
     assert cache.embeds.device.type == "meta"  # moved once, not in every step
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
 @pytest.mark.parametrize("disable_tqdm", [True, False])
-def test_the_progress_bar_obeys_disable_tqdm(frozen, synthetic_dataset, tmp_path, capsys, disable_tqdm):
+def test_the_progress_bar_obeys_disable_tqdm_and_needs_a_terminal(
+    frozen, synthetic_dataset, tmp_path, capsys, monkeypatch, disable_tqdm, is_terminal
+):
     model, processor = frozen
     trainer = make_trainer(model, processor, synthetic_dataset, tmp_path, disable_tqdm=disable_tqdm)
     capsys.readouterr()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     trainer._fill_text_cache()
-    assert ("Encoding distinct reports" in capsys.readouterr().err) is not disable_tqdm
+    assert ("Encoding distinct reports" in capsys.readouterr().err) is (is_terminal and not disable_tqdm)
 
 
 def test_data_without_any_report_are_refused(frozen):
