@@ -124,7 +124,7 @@ def test_several_data_are_opened_by_name_and_place(real_data, merl_folder, tmp_p
     [
         (["csn=a", "cpsc2018=b"], "c", [], "--data-dir is the place of one data"),
         (["synthetic"], None, ["ptb_xl.report=12sl"], "--data-set ptb_xl.report: there is no such data"),
-        (["synthetic"], None, ["num_record=5"], "--data-set: there is no setting 'num_record'"),
+        (["synthetic"], None, ["num_record=5"], "synthetic has no option 'num_record'"),
         (["nothing"], None, [], "There is no data 'nothing'"),
     ],
 )
