@@ -184,7 +184,7 @@ def test_unknown_parts_of_a_training_are_recorded(data):
 
 def test_training_on_test_records_is_refused_before_it_starts(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        "hf_ecgtext.commands.train.open_data", lambda *_, **__: dataclasses.replace(data, test=data.train)
+        "hf_ecgtext.training.run.open_data", lambda *_, **__: dataclasses.replace(data, test=data.train)
     )
     options = ["--method", "merl", "--recipe", "debug", "--output-dir", str(tmp_path / "out"), *DATA]
     assert main(["train", *options, "--set", "training.disable_tqdm=true"]) == 1
@@ -202,9 +202,9 @@ def test_scores_that_were_kept_are_checked_again(tmp_path, data, capsys):
     assert {line.contamination for line in read_results(tmp_path / "results.jsonl")} == {"none"}
     ledger = TrainingLedger.load(tmp_path / "merl")
     ledger.merge(TrainingLedger.of_splits(data.name, "leaked", {"train": Part(data, [0])})).save(tmp_path / "merl")
-    assert main(options) == 1
+    assert main([*options, "--resume"]) == 1
     assert "1 of 20 test records were seen in training" in capsys.readouterr().err
-    assert main([*options, "--allow-seen"]) == 0
+    assert main([*options, "--resume", "--allow-seen"]) == 0
     lines = read_results(tmp_path / "results.jsonl")
     assert {line.contamination for line in lines} == {"1 of 20 test records were seen in training"}
 
