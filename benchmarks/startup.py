@@ -10,9 +10,11 @@ script with its `src` in PYTHONPATH.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 PROGRAMS = {
     "an empty Python": ["-c", ""],
@@ -38,9 +40,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
-    has_own_package = not subprocess.run(
-        [sys.executable, "-c", f"import {STARTS_AT_ONCE}"], stderr=subprocess.DEVNULL, check=False
-    ).returncode
+    library = importlib.util.find_spec("hf_ecgtext")  # which finds it and does not import it
+    if library is None or library.origin is None:
+        raise SystemExit("The package hf_ecgtext is not installed.")
+    has_own_package = Path(library.origin).parents[1].joinpath(STARTS_AT_ONCE).is_dir()
     for title, words in PROGRAMS.items():
         # What the installed command imports.
         words = [STARTS_AT_ONCE if has_own_package and word == "hf_ecgtext.cli" else word for word in words]
