@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from hf_ecgtext_cli.commands import add_data_set
 from hf_ecgtext_cli.parsing import CommandParser
 
 DEFAULTS: dict[str, Any] = {"num_records": 1000, "seed": 0, "sampling_rate_hz": 500.0, "duration_s": 10.0}
@@ -37,14 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, write the folder, and push it if asked to."""
     parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, former=FORMER)
     parser.add_argument("--output-dir", required=True, help="folder to write; must not exist")
-    parser.add_argument(
-        "--data-set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=VALUE",
-        help=f"options of the data (default: {' '.join(f'{name}={value:g}' for name, value in DEFAULTS.items())})",
-    )
+    defaults = " ".join(f"{name}={value:g}" for name, value in DEFAULTS.items())
+    add_data_set(parser, examples=f" (default: {defaults})")
     parser.add_argument("--push-to-hub", metavar="REPO", help="also upload to this dataset repository")
     options = parser.parse_args(arguments)
 

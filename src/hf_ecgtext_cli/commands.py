@@ -42,7 +42,7 @@ def _prepare(parser: CommandParser) -> None:
     parser.add_argument("name", choices=names.source_names(), help="which dataset")
     parser.add_argument("--source", required=True, help="its original download: a folder, .zip, .tar or address")
     _add_output_dir(parser, "folder to write; with the same options again, an unfinished one goes on")
-    _add_data_set(parser)
+    add_data_set(parser)
     parser.add_argument(
         "--workers", type=int, help="processes (default: one for every 20,000 records, and at most one per core)"
     )
@@ -97,7 +97,7 @@ def _evaluate(parser: CommandParser) -> None:
         "(default: synthetic)",
     )
     parser.add_argument("--data-dir", help="the place of --data, if it is one name")
-    _add_data_set(parser, "; with several data, ptb_xl.report=12sl")
+    add_data_set(parser, "; with several data, ptb_xl.report=12sl")
     parser.add_argument("--tasks", nargs="+", help="such as ptbxl_super (default: all tasks of the data)")
     parser.add_argument(
         "--evaluations", nargs="+", default=["zero_shot"], choices=names.EVALUATIONS, help="default: zero_shot"
@@ -276,17 +276,22 @@ def _add_data(parser: CommandParser, default: str = "synthetic") -> None:
         "--data-dir",
         help="for data given by name: the original download (folder, archive or address), or prepared data",
     )
-    _add_data_set(parser)
+    add_data_set(parser)
 
 
-def _add_data_set(parser: CommandParser, more: str = "") -> None:
+def add_data_set(
+    parser: CommandParser,
+    more: str = "",
+    examples: str = ", such as num_records=4000 or sampling_rate_hz=100 report=12sl",
+) -> None:
+    """`--data-set`, also for the scripts in `dataset_scripts/`."""
     parser.add_argument(
         "--data-set",
         nargs="+",
         action="extend",
         default=[],
         metavar="NAME=VALUE",
-        help=f"options of the data, such as num_records=4000 or sampling_rate_hz=100 report=12sl{more}",
+        help=f"options of the data{examples}{more}",
     )
 
 

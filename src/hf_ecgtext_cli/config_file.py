@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
+
+from hf_ecgtext_cli.hints import did_you_mean
 
 NOTES = "versions"
 """An entry that every file may have and no command reads: what a recorded training was made with."""
@@ -82,9 +83,8 @@ def config_words(file: Path, actions: list[argparse.Action], former: Mapping[str
         if name not in known:
             if f"--{name}" in former:
                 raise ConfigFileError(f"--config {file}: '{written}' is {former[f'--{name}']} now.")
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"There are: {', '.join(known)}."
-            raise ConfigFileError(f"--config {file}: there is no option '{written}'; {hint}")
+            hint = did_you_mean(name, known) or f"; There are: {', '.join(known)}."
+            raise ConfigFileError(f"--config {file}: there is no option '{written}'{hint}")
         if value is None:
             continue
         action = known[name]

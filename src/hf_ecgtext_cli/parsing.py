@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_ecgtext_cli.config_file import ConfigFileError, config_words
+from hf_ecgtext_cli.hints import did_you_mean
 
 _OPTION = re.compile(r"--?[A-Za-z]\S*")
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'train'?"`, or nothing where nothing is close."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 class CommandParser(argparse.ArgumentParser):
