@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,18 +120,13 @@ class ResumableTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As usual, with an error that says where there is no room."""
-        folder = os.path.join(self.args.output_dir, f"checkpoint-{self.state.global_step}")
-        try:
+        with _full_disk_named(os.path.join(self.args.output_dir, f"checkpoint-{self.state.global_step}")):
             super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise _explained(error, folder) from error
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """As usual, with an error that says where there is no room; a checkpoint gets the checksums of its weights."""
-        try:
+        with _full_disk_named(output_dir or str(self.args.output_dir)):
             super()._save(output_dir, state_dict)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise _explained(error, output_dir or str(self.args.output_dir)) from error
         if (
             self.args.should_save
             and output_dir is not None
@@ -146,21 +143,25 @@ def seed_of_process(seed: int, process: int) -> int:
     return int(np.random.SeedSequence([seed, process]).generate_state(1)[0])
 
 
-def _explained(error: Exception, folder: str) -> Exception:
-    """A full disk under its name; safetensors and PyTorch wrap it in errors of their own."""
-    is_full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-    # PyTorch does not say why it could not write, in two different wordings.
-    if not is_full and any(words in str(error) for words in ("PytorchStreamWriter failed", "inline_container")):
-        statistics = os.statvfs(Path(folder).parent)
-        is_full = statistics.f_bavail * statistics.f_frsize < 1 << 20
-    if not is_full:
-        return error
-    return OSError(
-        errno.ENOSPC,
-        "There is no room to save this; checkpoints before it are whole. Make room (a smaller save_total_limit "
-        "keeps fewer), then go on by --resume",
-        folder,
-    )
+@contextmanager
+def _full_disk_named(folder: str) -> Iterator[None]:
+    """A full disk under its name, while something is saved; safetensors and PyTorch wrap it in errors of their own."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        is_full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        # PyTorch does not say why it could not write, in two different wordings.
+        if not is_full and any(words in str(error) for words in ("PytorchStreamWriter failed", "inline_container")):
+            statistics = os.statvfs(Path(folder).parent)
+            is_full = statistics.f_bavail * statistics.f_frsize < 1 << 20
+        if not is_full:
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            "There is no room to save this; checkpoints before it are whole. Make room (a smaller save_total_limit "
+            "keeps fewer), then go on by --resume",
+            folder,
+        ) from error
 
 
 class _ExactCheckpoints(TrainerCallback):
