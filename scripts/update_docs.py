@@ -51,6 +51,11 @@ def lines_of(name: str) -> list[EvaluationResult]:
     return read_results(ROOT / "results" / f"{name}.jsonl.gz")
 
 
+def _is_of(line: EvaluationResult, method: str) -> bool:
+    """Whether a checkpoint's folder is named after the method, such as `merl` or `merl-quickstart-synthetic`."""
+    return re.search(rf"\b{method}\b", Path(line.checkpoint).name) is not None
+
+
 def headline(name: str, prompts: str) -> str:
     """The README's table: the five superclasses and retrieval, the best methods first."""
     lines = [line for line in lines_of(name) if line.compared_with is None and line.min_positives == 1]
@@ -124,11 +129,7 @@ def quickstart(name: str) -> str:
     ]
     table = ["| method | macro AUROC (95 % CI) | random weights (95 % CI) |", "|---|---:|---:|"]
     for method in method_names():
-        own = {
-            line.encoder: percent(line.value, line.confidence_interval)
-            for line in lines
-            if re.search(rf"\b{method}\b", Path(line.checkpoint).name)
-        }
+        own = {line.encoder: percent(line.value, line.confidence_interval) for line in lines if _is_of(line, method)}
         if own:
             table.append(f"| {_TITLES[method]} | {own['trained']} | {own.get('random', '-')} |")
     return "\n".join(table)
@@ -151,7 +152,7 @@ def card(method: str, recipes: str) -> str:
     """A method's answers to all questions, by recipe."""
     found = {}
     for recipe in recipes.split():
-        own = [line for line in lines_of(recipe) if re.search(rf"\b{method}\b", Path(line.checkpoint).name)]
+        own = [line for line in lines_of(recipe) if _is_of(line, method)]
         found[recipe] = [line for line in own if line.task in _CARD_TASKS]
     return card_table(found) + "\n"
 

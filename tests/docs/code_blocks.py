@@ -40,9 +40,17 @@ class CodeBlock:
         return self.marker.removeprefix("not run:").strip() if self.marker.startswith("not run:") else None
 
     def commands(self) -> list[list[str]]:
-        """The words of each command of a shell block; continued lines are one command."""
-        lines = self.code.replace("\\\n", " ").splitlines()
-        return [words for line in lines if (words := shlex.split(line, comments=True))]
+        """The words of each command of a shell block; continued lines are one command, `&&` stands between two."""
+        found = []
+        for line in self.code.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            while "&&" in words:
+                place = words.index("&&")
+                found.append(words[:place])
+                words = words[place + 1 :]
+            if words:
+                found.append(words)
+        return found
 
 
 def code_blocks(page: Path) -> Iterator[CodeBlock]:
