@@ -70,9 +70,9 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         derive_limb_leads (`bool`): Whether absent III, aVR, aVL and aVF are computed from I and II.
         unknown_leads (`str`): `"raise"` at, or `"ignore"`, rows that are none of the twelve leads (such as Frank's vx).
         check_limb_leads (`str`): What becomes of limb leads that contradict each other by Einthoven's and Goldberger's
-            identities: `"off"`, `"warn"`, `"raise"`, or `"fix"`, which repairs what is certain (an exchange, an inversion,
-            an order of rows that nothing else explains) and warns of the rest. Electrodes that seem to be exchanged on the
-            body are a warning only. `docs/data/lead-checks.md` says what can be told and what cannot.
+            identities: `"off"`, `"warn"`, `"raise"`, or `"fix"`, which repairs what is certain (an exchange, an
+            inversion or an order of rows, where nothing else explains the signals) and warns of the rest. Electrodes
+            that seem to be exchanged on the body are a warning only. See `docs/data/lead-checks.md`.
         bandpass_hz (`tuple` of two `float` or `None`, *optional*): Edges of a zero-phase Butterworth filter; `None`
             leaves a side open.
         bandpass_order (`int`): Order of one of the filter's two passes.

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_ecgtext.errors import RecordError
-from hf_ecgtext.limb_lead_order import samples_read
 from hf_ecgtext.processing.lead_checks.electrode_reversal import (
     SUSPICION,
+    points_against_v6,
     reversal_rows,
     reversal_samples,
     suspects_reversal,
 )
-from hf_ecgtext.processing.lead_checks.limb_leads import agree, find_contradiction, limb_rows
+from hf_ecgtext.processing.lead_checks.limb_leads import agree, find_contradiction, limb_rows, quick_samples
 
 _LAW = "limb leads that contradict each other by Einthoven's and Goldberger's identities"
 
@@ -42,17 +42,15 @@ def check_leads(
     Raises:
         RecordError: If limb leads contradict each other and the policy is `"raise"`.
     """
-    limb = limb_rows(names)
-    if limb:
+    if limb := limb_rows(names):
         leads = [str(names[row]) for row in limb]
-        for record in np.flatnonzero(~agree(signals[:, limb, samples_read(signals.shape[-1])], leads)):
+        for record in np.flatnonzero(~agree(signals[:, limb, quick_samples(signals.shape[-1])], leads)):
             _treat(signals[record], names, record_ids[record], policy, notices)
-    rows = reversal_rows(names)
-    if rows:
+    if rows := reversal_rows(names, sampling_rate_hz):
         few = signals[:, rows, reversal_samples(signals.shape[-1], sampling_rate_hz)]
-        for record in np.flatnonzero(suspects_reversal(few)):
+        for record in np.flatnonzero(points_against_v6(few)):
             # Of leads that contradict each other, as a lead upside down does, a reversal cannot be told.
-            if find_contradiction(signals[record], names) is None:
+            if suspects_reversal(few[record]) and find_contradiction(signals[record], names) is None:
                 notices[SUSPICION].append(record_ids[record])
 
 
@@ -83,7 +81,7 @@ class QuickTest:
     Args:
         rows (`list[int]`): Rows that are read.
         samples (`slice`): Samples that are read.
-        passes (`Callable`): From their millivolts, of shape `(batch, num_rows, num_samples)`, to bool of shape `(batch,)`.
+        passes (`Callable`): From their mV, of shape `(batch, num_rows, num_samples)`, to bool of shape `(batch,)`.
     """
 
     rows: list[int]
@@ -96,8 +94,8 @@ def quick_tests(names: Sequence[str | None], num_samples: int, sampling_rate_hz:
     tests = []
     if limb := limb_rows(names):
         leads = [str(names[row]) for row in limb]
-        tests.append(QuickTest(limb, samples_read(num_samples), lambda signals: agree(signals, leads)))
-    if rows := reversal_rows(names):
+        tests.append(QuickTest(limb, quick_samples(num_samples), lambda signals: agree(signals, leads)))
+    if rows := reversal_rows(names, sampling_rate_hz):
         few = reversal_samples(num_samples, sampling_rate_hz)
-        tests.append(QuickTest(rows, few, lambda signals: ~suspects_reversal(signals)))
+        tests.append(QuickTest(rows, few, lambda signals: ~points_against_v6(signals)))
     return tests

@@ -1,21 +1,21 @@
-"""What may be wrong with the leads of a recording, and how well each possibility agrees with the limb leads' identities.
+"""What may be wrong with the leads of a recording, and how well each possibility agrees with the identities.
 
 Einthoven's law (I + III = II) and Goldberger's identities (aVR = -(I + II)/2, aVL = I - II/2, aVF = II - I/2) say that
 all limb leads lie in a plane: the `k` limb leads of any sample are `weights @ (I, II)` with `weights` of shape
-`(k, 2)`. A hypothesis names, for each lead, the row that really holds it and its sign. Its misfit is what is left of the
-limb leads outside the plane once they are put so: a quadratic form of the covariance of the rows.
+`(k, 2)`. A hypothesis names, for each lead, the row that really holds it and its sign. Its misfit is what is left of
+the limb leads outside the plane once they are put so: a quadratic form of the covariance of the rows.
 
 What the identities cannot see. Exchanging electrodes on the body turns the plane into itself: the six orders of the arm
-and leg electrodes, each with both signs, are the twelve symmetries of six limb leads. With LA and RA exchanged, I is upside
-down and II/III and aVR/aVL are exchanged, without any contradiction. Hence, of six limb leads:
+and leg electrodes, each with both signs, are the twelve symmetries of six limb leads. With LA and RA exchanged, I is
+upside down and II/III and aVR/aVL are exchanged, without any contradiction. Hence, of six limb leads:
 
 * all 720 orders differ in their planes, and so do all inversions of a single lead, from one another and from every
   single exchange;
 * I upside down is the same as II/III and aVR/aVL both exchanged, and III upside down the same as I/II and aVL/aVF both
   exchanged; the single inversion is the simpler of the two.
 
-With fewer limb leads more is the same. Of I, II and III alone, I/III exchanged contradicts nothing; I/II exchanged is III
-upside down; II/III exchanged is I upside down; II upside down is the only single fault that can be named.
+With fewer limb leads more is the same. Of I, II and III alone, I/III exchanged contradicts nothing; I/II exchanged is
+III upside down; II/III exchanged is I upside down; II upside down is the only single fault that can be named.
 """
 
 from __future__ import annotations
@@ -183,7 +183,8 @@ class Hypotheses:
     def is_simplest(self, order: Hypothesis) -> bool:
         """Whether an order needs fewer moves and inversions than whatever the identities cannot tell from it.
 
-        aVR, aVL and aVF in a circle look like I, II and III in a circle with two of them upside down: three against five.
+        aVR, aVL and aVF in a circle look like I, II and III in a circle with two of them upside down: three things
+        against five.
         """
         rows = np.array([order.rows[lead] for lead in self.limb])
         # With leads `x` in the plane, `signs * x[turned]` is in it too: another reading of the same rows.
