@@ -166,11 +166,12 @@ def main() -> None:
         if folder.exists():
             recordings = [(standard(record), record.sampling_rate_hz) for record in read(folder)]
             said = [check(signal[None], rate_hz)[1][0] for signal, rate_hz in recordings]
-            cells = [sum("contradict" in message for message in said), sum(SUSPICION in message for message in said)]
+            said_of = [sum(what in message for message in said) for what in ("contradict", SUSPICION)]
+            cells = [str(number) for number in said_of]
             for order in ELECTRODES.values():
                 turned = [check(held(*order)(signal[None]), rate_hz)[1][0] for signal, rate_hz in recordings]
                 cells.append(f"{sum(SUSPICION in message for message in turned) / len(turned):.0%}")
-            print(f"| {folder.name} | {len(said)} | {' | '.join(map(str, cells))} |", flush=True)
+            print(f"| {folder.name} | {len(said)} | {' | '.join(cells)} |", flush=True)
 
     signals = np.stack([standard(record) for record in read(folders[0])])
     print(f"\n{len(signals)} recordings with each fault\n")

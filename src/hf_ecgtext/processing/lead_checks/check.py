@@ -44,11 +44,11 @@ def check_leads(
     """
     if limb := limb_rows(names):
         leads = [str(names[row]) for row in limb]
-        for record in np.flatnonzero(~agree(signals[:, limb, quick_samples(signals.shape[-1])], leads)):
+        for record in np.flatnonzero(~agree(signals[:, limb, quick_samples(signals.shape[-1])], leads)).tolist():
             _treat(signals[record], names, record_ids[record], policy, notices)
     if rows := reversal_rows(names, sampling_rate_hz):
         few = signals[:, rows, reversal_samples(signals.shape[-1], sampling_rate_hz)]
-        for record in np.flatnonzero(points_against_v6(few)):
+        for record in np.flatnonzero(points_against_v6(few)).tolist():
             # Of leads that contradict each other, as a lead upside down does, a reversal cannot be told.
             if suspects_reversal(few[record]) and find_contradiction(signals[record], names) is None:
                 notices[SUSPICION].append(record_ids[record])

@@ -53,7 +53,7 @@ def points_against_v6(signals: NDArray[np.floating]) -> NDArray[np.bool_]:
         `np.ndarray` of shape `(batch,)`.
     """
     correlations = _correlations_with_v6(signals)
-    return (correlations[:, :2] < _AGAINST_V6).any(axis=-1)
+    return (correlations[:, 0] < _AGAINST_V6) | (correlations[:, 1] < _AGAINST_V6)
 
 
 def suspects_reversal(signals: NDArray[np.floating]) -> bool:
