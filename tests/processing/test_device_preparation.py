@@ -106,6 +106,11 @@ def test_limb_leads_of_a_model_that_does_not_read_i_and_ii_are_derived_on_the_cp
     assert_same(extractor, [stored(0), stored(1), stored(2, lead_names=("I", "II", "V1"))])
 
 
+def with_row(row, samples):
+    """A record with other samples in one row."""
+    return replace(stored(9), samples=np.where(np.arange(12)[:, None] == row, samples, stored(9).samples))
+
+
 OTHERS = {
     "another rate": stored(9, rate_hz=250.0, num_samples=500),
     "a missing sample": replace(stored(9), samples=np.where(np.arange(200) == 5, INVALID_SAMPLE, stored(9).samples)),
@@ -118,6 +123,9 @@ OTHERS = {
     "a constant lead": replace(stored(9), samples=np.where(np.arange(12)[:, None] == 8, 40, stored(9).samples)),
     "nothing but one value": replace(stored(9), samples=np.full((12, 200), 17, dtype=np.int16)),
     "augmented leads in another order": replace(stored(9), lead_names=MIMIC_LEADS),
+    "a lead upside down": with_row(2, -stored(9).samples[2]),
+    "a lead of another recording": with_row(4, stored(8).samples[4]),
+    "V6 against I and with aVR, as with exchanged electrodes": with_row(11, -stored(9).samples[0]),
 }
 
 
@@ -236,9 +244,10 @@ def test_random_crops_without_a_draw_are_those_of_evaluation_the_centre():
     assert_same(extractor_of(crop="random"), records, packed)
 
 
-def test_augmented_leads_are_put_right_as_on_the_cpu():
+def test_limb_leads_are_put_right_as_on_the_cpu():
     swapped = OTHERS["augmented leads in another order"]
-    assert_same(extractor_of(check_limb_leads="fix"), [stored(0), stored(1), swapped])
+    upside_down = OTHERS["a lead upside down"]
+    assert_same(extractor_of(check_limb_leads="fix"), [stored(0), stored(1), swapped, stored(2), upside_down])
     fixed = extractor_of(check_limb_leads="fix").unpack(extractor_of(check_limb_leads="fix").pack([stored(0)] * 2))
     assert torch.equal(fixed["ecg_values"][0], torch.from_numpy(stored(0).signal))
 
