@@ -237,13 +237,14 @@ def test_swapped_avl_and_avf_are_noticed_and_put_right_where_the_setting_says_so
     names[4], names[5] = names[5], names[4]
     swapped = replace(healthy, lead_names=tuple(names))
     processor(ecg=swapped)
-    assert "Records 'p7' have wrong lead names: rows named" in caplog.text
+    assert "Records 'p7' have limb leads that contradict each other" in caplog.text
+    assert "leads aVF and aVL are exchanged" in caplog.text
     assert "check_limb_leads='fix'" in caplog.text
     expected = processor(ecg=healthy)["ecg_values"]
     processor.feature_extractor.check_limb_leads = "fix"
     torch.testing.assert_close(processor(ecg=swapped)["ecg_values"], expected)
     processor.feature_extractor.check_limb_leads = "raise"
-    with pytest.raises(RecordError, match=r"Record 'p7': rows named .* hold .* by Goldberger's identities"):
+    with pytest.raises(RecordError, match=r"Record 'p7': limb leads .* leads aVF and aVL are exchanged"):
         processor(ecg=swapped)
 
 

@@ -1,7 +1,9 @@
 """Which row is aVR, aVL and aVF: decided from the signal by Goldberger's identities.
 
 Files disagree about the order of the augmented leads (MIMIC-IV-ECG stores aVF before aVL; for CODE-test two orders are
-documented). Leads I and II determine all three, so that a wrong order shows in the samples themselves.
+documented). Leads I and II determine all three, so that a wrong order shows in the samples themselves. I and II are
+taken as right where III, if there is one, is their difference; other faults are the business of
+`hf_ecgtext.processing.lead_checks`.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ def augmented_lead_permutations(
     Returns:
         `tuple` of `rows` of shape `(k,)`, the rows claimed to be augmented leads; `order` of shape `(batch, k)`:
         `rows[j]` really holds the lead claimed for `rows[order[i, j]]`; and `decided` of shape `(batch,)`, `False`
-        where the identities cannot tell (noise, flat leads, or I so like II that two orders predict the same).
+        where the identities cannot tell (noise, flat leads, I so like II that two orders predict the same, or I, II and
+        III that contradict each other).
     """
     names = list(lead_names)
     claimed = [name for name in names if name in AUGMENTED_LEADS]
@@ -77,6 +80,10 @@ def augmented_lead_permutations(
     nearest = np.sqrt(np.maximum(distance[np.arange(len(best)), best].min(axis=-1), 0))
     best_misfit = np.sqrt(np.maximum(misfit[np.arange(len(best)), best], 0))
     decided = (nearest >= _SMALLEST_DIFFERENCE_MV) & (best_misfit <= _LARGEST_MISFIT * nearest)
+    if "III" in names:  # with I and II exchanged, say, the augmented leads seem to be in another order
+        einthoven = signals[:, [names.index(lead) for lead in ("I", "II", "III")], samples_read(signals.shape[-1])]
+        rest = np.array([1.0, -1.0, 1.0]) @ einthoven.astype(np.float64)  # (batch, num_samples): I - II + III
+        decided &= rest.std(axis=-1) <= _LARGEST_MISFIT * nearest
     return rows, orders[best], decided
 
 

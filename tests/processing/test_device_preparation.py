@@ -106,6 +106,11 @@ def test_limb_leads_of_a_model_that_does_not_read_i_and_ii_are_derived_on_the_cp
     assert_same(extractor, [stored(0), stored(1), stored(2, lead_names=("I", "II", "V1"))])
 
 
+def with_row(row, samples):
+    """A record with other samples in one row."""
+    return replace(stored(9), samples=np.where(np.arange(12)[:, None] == row, samples, stored(9).samples))
+
+
 OTHERS = {
     "another rate": stored(9, rate_hz=250.0, num_samples=500),
     "a missing sample": replace(stored(9), samples=np.where(np.arange(200) == 5, INVALID_SAMPLE, stored(9).samples)),
@@ -118,6 +123,9 @@ OTHERS = {
     "a constant lead": replace(stored(9), samples=np.where(np.arange(12)[:, None] == 8, 40, stored(9).samples)),
     "nothing but one value": replace(stored(9), samples=np.full((12, 200), 17, dtype=np.int16)),
     "augmented leads in another order": replace(stored(9), lead_names=MIMIC_LEADS),
+    "a lead upside down": with_row(2, -stored(9).samples[2]),
+    "a lead of another recording": with_row(4, stored(8).samples[4]),
+    "V6 against I and with aVR, as with exchanged electrodes": with_row(11, -stored(9).samples[0]),
 }
 
 
@@ -180,7 +188,11 @@ def test_a_batch_with_as_many_floats_as_integers_is_prepared_on_the_cpu():
         ({"nan_policy": "raise"}, OTHERS["a missing sample"], "NaN or infinite"),
         ({"missing_leads": "raise", "derive_limb_leads": False}, stored(9, lead_names=("I", "V1")), "missing leads"),
         ({"lead_names": ("V1",)}, stored(9, lead_names=("V2", "V3")), "missing leads V1"),
-        ({"check_limb_leads": "raise"}, OTHERS["augmented leads in another order"], "Goldberger"),
+        (
+            {"check_limb_leads": "raise"},
+            OTHERS["augmented leads in another order"],
+            "leads aV[LF] and aV[LF] are exchanged",
+        ),
         ({"constant_policy": "raise"}, OTHERS["nothing but one value"], "is constant"),
         ({"constant_policy": "raise", "scaling": "zscore_lead"}, OTHERS["a constant lead"], "lead V3 is constant"),
         ({}, replace(stored(9), lead_names=("X", *STANDARD_LEADS[1:])), "unknown lead names"),
@@ -200,7 +212,7 @@ def test_a_gain_so_small_that_millivolts_may_be_infinite_is_left_to_the_cpu():
 
 
 def test_windows_start_where_each_record_s_position_says():
-    extractor = extractor_of()
+    extractor = extractor_of(check_limb_leads="off")  # twelve equal leads contradict each other
     ramp = np.tile(np.arange(1000, dtype=np.int16), (12, 1))
     records = [replace(stored(0), samples=ramp, record_id=str(number)) for number in range(5)]
     positions = np.array([0.0, 0.25, 0.5, 0.9, 1 - 2**-53])
@@ -215,7 +227,7 @@ def test_records_that_cannot_be_packed_keep_their_own_positions():
     gap = stored(5, num_samples=700)
     gap.samples[3, 40] = INVALID_SAMPLE
     flat = stored(6, num_samples=700)
-    flat.samples[:, 100:320] = 7  # constant in the second window, not in the first
+    flat.samples[:, 100:320] = 0  # constant in the second window, not in the first
     records = [stored(0, num_samples=700), gap, stored(1, num_samples=450), flat, stored(2), stored(3), stored(4)]
     for position, others in ((0.0, [1]), (0.21, [1, 3])):
         positions = np.array([0.7, 0.3, 0.99, position, 0.5, 0.1, 0.0])
@@ -232,9 +244,10 @@ def test_random_crops_without_a_draw_are_those_of_evaluation_the_centre():
     assert_same(extractor_of(crop="random"), records, packed)
 
 
-def test_augmented_leads_are_put_right_as_on_the_cpu():
+def test_limb_leads_are_put_right_as_on_the_cpu():
     swapped = OTHERS["augmented leads in another order"]
-    assert_same(extractor_of(check_limb_leads="fix"), [stored(0), stored(1), swapped])
+    upside_down = OTHERS["a lead upside down"]
+    assert_same(extractor_of(check_limb_leads="fix"), [stored(0), stored(1), swapped, stored(2), upside_down])
     fixed = extractor_of(check_limb_leads="fix").unpack(extractor_of(check_limb_leads="fix").pack([stored(0)] * 2))
     assert torch.equal(fixed["ecg_values"][0], torch.from_numpy(stored(0).signal))
 

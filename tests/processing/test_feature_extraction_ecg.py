@@ -219,7 +219,8 @@ def test_swapped_augmented_leads_are_warned_about_by_name(swapped, caplog):
         features = SHORT([record(twelve_leads(1000)), swapped])
     assert "'swapped'" in caplog.text
     assert "'r1'" not in caplog.text
-    assert "aVR, aVF, aVL" in caplog.text
+    assert "leads aVL and aVF are exchanged" in caplog.text
+    assert "check_limb_leads='fix'" in caplog.text
     np.testing.assert_array_equal(features["ecg_values"][1], swapped.signal)
 
 

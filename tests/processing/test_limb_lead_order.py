@@ -57,6 +57,11 @@ def test_equal_leads_i_and_ii_decide_nothing_because_avl_equals_avf():
     assert infer_limb_lead_order(signal[[0, 1, 2, 3, 5, 4]], LIMB) is None
 
 
+@pytest.mark.parametrize("wrong", [[1, 0, 2, 3, 4, 5], [2, 1, 0, 3, 4, 5], [0, 2, 1, 3, 4, 5], [5, 1, 2, 3, 4, 0]])
+def test_wrong_leads_i_ii_or_iii_are_not_taken_for_another_order_of_the_augmented_leads(wrong):
+    assert infer_limb_lead_order(limb_leads()[wrong], LIMB) is None
+
+
 def test_a_record_without_lead_ii_decides_nothing():
     assert infer_limb_lead_order(limb_leads()[[0, 3, 4, 5]], ("I", "aVR", "aVL", "aVF")) is None
 

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from hf_ecgtext.data.records import INVALID_SAMPLE, AnyEcg, StoredEcg, digital_to_millivolts
 from hf_ecgtext.leads import LIMB_LEAD_WEIGHTS
-from hf_ecgtext.limb_lead_order import AUGMENTED_LEADS, augmented_lead_permutations, samples_read
 from hf_ecgtext.processing.buffers import BufferPool
+from hf_ecgtext.processing.lead_checks.check import quick_tests
 from hf_ecgtext.processing.lead_mapping import LeadPlan, plan_leads
 from hf_ecgtext.processing.resampling import resampling_ratio
 from hf_ecgtext.processing.windows import crop_start, recorded_part, window_positions
@@ -251,7 +251,7 @@ def _pack_alike(
     gain = np.stack([records[index].gain_per_mv for index in indices])  # (records, leads of the source)
     baseline = np.stack([records[index].baseline for index in indices])
     exact = _are_exact(gain, baseline)
-    names = _NameCheck(plan, num_recorded, len(indices)) if settings.check_limb_leads != "off" else None
+    leads = _LeadCheck(plan, first, len(indices)) if settings.check_limb_leads != "off" else None
     stride = max(1, length // 8)
     glances = np.empty((len(indices), len(first.lead_names), len(range(0, length, stride))), dtype=np.int16)
     absent = [target for target in range(len(plan.target)) if target not in row_of]
@@ -263,8 +263,8 @@ def _pack_alike(
             continue
         crop = crops[number]
         glances[number] = samples[:, crop.start : crop.stop : stride]
-        if names is not None:
-            names.samples[number] = samples[names.rows, names.subset]
+        if leads is not None:
+            leads.read(number, samples)
         window = batch.adc[indices[number]]
         if absent:
             window[absent] = 0
@@ -280,8 +280,8 @@ def _pack_alike(
         return
     # What is not packed after all stays in the batch as it is: float rows take its place on the device.
     accepted = ~_are_constant(glances[packed][:, rows], packed, indices, records, rows, crops, settings.scaling)
-    if names is not None:
-        accepted &= names.are_right(packed, gain, baseline)
+    if leads is not None:
+        accepted &= leads.are_right(packed, gain, baseline)
     chosen = np.array(packed)[accepted]
     members = np.array(indices)[chosen]
     batch.gain[members[:, None], targets] = gain[chosen[:, None], rows]
@@ -315,27 +315,29 @@ def _are_exact(gain: NDArray[np.float64], baseline: NDArray[np.int32]) -> NDArra
     return exact.all(axis=-1)
 
 
-class _NameCheck:
-    """Whether augmented leads are where their names say, as the extractor finds out, on few of the integers."""
+class _LeadCheck:
+    """Whether the extractor would have nothing to say about the leads, found out on few of the integers."""
 
-    def __init__(self, plan: LeadPlan, num_recorded: int, capacity: int):
-        rows = (plan.row_of(lead) for lead in ("I", "II", *AUGMENTED_LEADS))
-        self.rows = sorted(row for row in rows if row is not None)  # of two orders that fit, the claimed one counts
-        self.leads = [plan.source[row] for row in self.rows]
-        self.subset = samples_read(num_recorded)
-        self.samples = np.empty((capacity, len(self.rows), len(range(num_recorded)[self.subset])), dtype=np.int16)
+    def __init__(self, plan: LeadPlan, first: StoredEcg, capacity: int):
+        self._tests = quick_tests(plan.source, first.num_samples, first.sampling_rate_hz)
+        sizes = [(len(test.rows), len(range(first.num_samples)[test.samples])) for test in self._tests]
+        self._read = [np.empty((capacity, *size), dtype=np.int16) for size in sizes]
+
+    def read(self, number: int, samples: NDArray[np.int16]) -> None:
+        """Keeps what the tests need of one record, of shape `(num_rows, num_samples)`."""
+        for test, kept in zip(self._tests, self._read, strict=True):
+            kept[number] = samples[test.rows, test.samples]
 
     def are_right(
         self, numbers: list[int], gain: NDArray[np.float64], baseline: NDArray[np.int32]
     ) -> NDArray[np.bool_]:
-        """Of some of the records, whether nothing speaks against the names."""
-        right = np.empty(len(numbers), dtype=bool)
+        """Of some of the records, whether nothing speaks against their leads."""
+        right = np.ones(len(numbers), dtype=bool)
         for first in range(0, len(numbers), _RECORDS_AT_ONCE):
             block = np.array(numbers[first : first + _RECORDS_AT_ONCE])
-            scale = gain[block[:, None], self.rows], baseline[block[:, None], self.rows]
-            signals = digital_to_millivolts(self.samples[block], *scale)
-            rows, orders, decided = augmented_lead_permutations(signals, self.leads)
-            right[first : first + len(block)] = ~decided | (orders == np.arange(len(rows))).all(axis=-1)
+            for test, kept in zip(self._tests, self._read, strict=True):
+                scale = gain[block[:, None], test.rows], baseline[block[:, None], test.rows]
+                right[first : first + len(block)] &= test.passes(digital_to_millivolts(kept[block], *scale))
         return right
 
 

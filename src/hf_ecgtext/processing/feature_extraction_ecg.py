@@ -14,9 +14,9 @@ from transformers import AutoFeatureExtractor, BatchFeature, FeatureExtractionMi
 
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.leads import STANDARD_LEADS
-from hf_ecgtext.limb_lead_order import augmented_lead_permutations
 from hf_ecgtext.processing.device import DeviceSettings, pack_records, unpack_records
 from hf_ecgtext.processing.inputs import MILLIVOLTS_PER_UNIT, Recording, collect_recordings
+from hf_ecgtext.processing.lead_checks.check import check_leads
 from hf_ecgtext.processing.lead_mapping import arrange_leads, plan_leads
 from hf_ecgtext.processing.repair import repair_invalid_samples
 from hf_ecgtext.processing.resampling import bandpass, resample, shortest_filterable_signal
@@ -49,8 +49,8 @@ _SAMPLES_AT_ONCE = 1_000_000
 class EcgFeatureExtractor(FeatureExtractionMixin):
     """Turns recordings into `ecg_values` and `lead_mask`; all settings are saved with the checkpoint.
 
-    Steps, in this order: unit, repair of NaN, check of the augmented leads, leads by name, resampling, band-pass, crop
-    or pad, scaling.
+    Steps, in this order: unit, check of the limb leads, repair of NaN, leads by name, resampling, band-pass, crop or
+    pad, scaling.
 
     Args:
         lead_names (`Sequence[str]`): Leads in the order of the model's input, any usual spelling. MERL's and DERI's
@@ -69,8 +69,10 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             A record with none of the leads is always refused.
         derive_limb_leads (`bool`): Whether absent III, aVR, aVL and aVF are computed from I and II.
         unknown_leads (`str`): `"raise"` at, or `"ignore"`, rows that are none of the twelve leads (such as Frank's vx).
-        check_limb_leads (`str`): Whether aVR, aVL and aVF are where their names say, by Goldberger's identities:
-            `"off"`, `"warn"`, `"raise"`, or `"fix"`, which puts them right. Silent where the identities cannot tell.
+        check_limb_leads (`str`): What becomes of limb leads that contradict each other by Einthoven's and Goldberger's
+            identities: `"off"`, `"warn"`, `"raise"`, or `"fix"`, which repairs what is certain (an exchange, an
+            inversion or an order of rows, where nothing else explains the signals) and warns of the rest. Electrodes
+            that seem to be exchanged on the body are a warning only. See `docs/data/lead-checks.md`.
         bandpass_hz (`tuple` of two `float` or `None`, *optional*): Edges of a zero-phase Butterworth filter; `None`
             leaves a side open.
         bandpass_order (`int`): Order of one of the filter's two passes.
@@ -248,12 +250,13 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             if unit != "mV":
                 signals *= np.float32(MILLIVOLTS_PER_UNIT[unit])
 
+        plan = plan_leads(names, self.lead_names, self.unknown_leads, ids[0])
+        if self.check_limb_leads != "off":
+            # Before the repair of samples: what fills a gap obeys no identity.
+            check_leads(signals, plan.source, rate, ids, self.check_limb_leads, notices)
         has_signal = repair_invalid_samples(signals, self.nan_policy, ids, names)
         for record, row in np.argwhere(~has_signal):
             notices[f"have no valid sample in lead {names[row]}, which counts as absent."].append(ids[record])
-        plan = plan_leads(names, self.lead_names, self.unknown_leads, ids[0])
-        if self.check_limb_leads != "off":
-            self._check_augmented_leads(signals, has_signal, plan.source, ids, notices)
         windows, lead_mask = arrange_leads(signals, has_signal, plan, self.derive_limb_leads)
         self._check_presence(lead_mask, has_signal, ids)
 
@@ -265,32 +268,6 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         if constant.any():
             self._report_constant(constant, ids, notices)
         return windows, lead_mask, recorded
-
-    def _check_augmented_leads(
-        self,
-        signals: NDArray[np.float32],
-        has_signal: NDArray[np.bool_],
-        source: tuple[str | None, ...],
-        ids: list[str],
-        notices: dict[str, list[str]],
-    ) -> None:
-        rows, orders, decided = augmented_lead_permutations(signals, source)
-        wrong = decided & (orders != np.arange(len(rows))).any(axis=-1) & has_signal.all(axis=-1)
-        for record in np.flatnonzero(wrong):
-            claimed = ", ".join(str(source[row]) for row in rows)
-            held = ", ".join(str(source[row]) for row in rows[orders[record]])
-            problem = f"rows named {claimed} hold {held} by Goldberger's identities"
-            if self.check_limb_leads == "raise":
-                raise RecordError(
-                    ids[record], f"{problem}.", 'Correct lead_names, or let check_limb_leads="fix" put them right.'
-                )
-            if self.check_limb_leads == "fix":
-                signals[record, rows[orders[record]]] = signals[record, rows]
-                notices[f"had their augmented leads put right: {problem}."].append(ids[record])
-            else:
-                notices[f"have wrong lead names: {problem}. Correct them, or let check_limb_leads='fix' do it."].append(
-                    ids[record]
-                )
 
     def _check_presence(self, lead_mask: NDArray[np.bool_], has_signal: NDArray[np.bool_], ids: list[str]) -> None:
         if lead_mask.all():
