@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoFeatureExtractor, BatchFeature, FeatureExtractionMixin
 
+from hf_ecgtext.data.plausibility import glance, judge_amplitude, needs_judgement
+from hf_ecgtext.data.units import units_per_millivolt
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.leads import STANDARD_LEADS
 from hf_ecgtext.limb_lead_order import augmented_lead_permutations
 from hf_ecgtext.processing.device import DeviceSettings, pack_records, unpack_records
-from hf_ecgtext.processing.inputs import MILLIVOLTS_PER_UNIT, Recording, collect_recordings
+from hf_ecgtext.processing.inputs import Recording, collect_recordings
 from hf_ecgtext.processing.lead_mapping import arrange_leads, plan_leads
 from hf_ecgtext.processing.repair import repair_invalid_samples
 from hf_ecgtext.processing.resampling import bandpass, resample, shortest_filterable_signal
@@ -49,8 +51,8 @@ _SAMPLES_AT_ONCE = 1_000_000
 class EcgFeatureExtractor(FeatureExtractionMixin):
     """Turns recordings into `ecg_values` and `lead_mask`; all settings are saved with the checkpoint.
 
-    Steps, in this order: unit, repair of NaN, check of the augmented leads, leads by name, resampling, band-pass, crop
-    or pad, scaling.
+    Steps, in this order: unit, repair of NaN, checks of amplitude and augmented leads, leads by name, resampling,
+    band-pass, crop or pad, scaling.
 
     Args:
         lead_names (`Sequence[str]`): Leads in the order of the model's input, any usual spelling. MERL's and DERI's
@@ -71,6 +73,9 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         unknown_leads (`str`): `"raise"` at, or `"ignore"`, rows that are none of the twelve leads (such as Frank's vx).
         check_limb_leads (`str`): Whether aVR, aVL and aVF are where their names say, by Goldberger's identities:
             `"off"`, `"warn"`, `"raise"`, or `"fix"`, which puts them right. Silent where the identities cannot tell.
+        check_amplitude (`str`): What becomes of a record whose amplitude no ECG in mV has, as in microvolts read as
+            millivolts: `"raise"` refuses it and warns of doubtful ones, `"warn"` warns of both, `"off"` takes any. The
+            thresholds are in `hf_ecgtext.data.plausibility`.
         bandpass_hz (`tuple` of two `float` or `None`, *optional*): Edges of a zero-phase Butterworth filter; `None`
             leaves a side open.
         bandpass_order (`int`): Order of one of the filter's two passes.
@@ -98,6 +103,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         derive_limb_leads: bool = True,
         unknown_leads: str = "raise",
         check_limb_leads: str = "warn",
+        check_amplitude: str = "raise",
         bandpass_hz: tuple[float | None, float | None] | None = None,
         bandpass_order: int = 4,
         scaling: str = "none",
@@ -120,6 +126,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         self.derive_limb_leads = check_flag("derive_limb_leads", derive_limb_leads)
         self.unknown_leads = check_choice("unknown_leads", unknown_leads, ("raise", "ignore"))
         self.check_limb_leads = check_choice("check_limb_leads", check_limb_leads, ("off", "warn", "raise", "fix"))
+        self.check_amplitude = check_choice("check_amplitude", check_amplitude, ("off", "warn", "raise"))
         self.bandpass_hz = check_band(bandpass_hz, self.sampling_rate_hz)
         self.bandpass_order = check_positive_integer("bandpass_order", bandpass_order)
         self.scaling = check_choice("scaling", scaling, SCALINGS)
@@ -170,7 +177,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             sampling_rate_hz (`float`, *optional*): Rate of the arrays; required for arrays, refused for `EcgRecord`s.
             lead_names (`Sequence[str]`, *optional*): One name per row of the arrays. May be left out for twelve rows,
                 which are then read in the order of `STANDARD_LEADS`, whatever order the model wants.
-            unit (`str`): Unit of the arrays: `"mV"`, `"uV"` or `"V"`.
+            unit (`str`): Unit of the arrays: `"mV"`, `"uV"`, `"nV"` or `"V"`, in any usual spelling.
             record_ids (`Sequence[str]`, *optional*): Names of the arrays in messages.
             crop (`str`, *optional*): In place of the setting.
             generator (`np.random.Generator` or `int`, *optional*): Source or seed of `crop="random"`, which needs one.
@@ -245,13 +252,15 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         ids = [recording.record_id for recording in recordings]
         with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, and is then an invalid sample
             signals = np.stack([recording.signal for recording in recordings], dtype=np.float32, casting="same_kind")
-            if unit != "mV":
-                signals *= np.float32(MILLIVOLTS_PER_UNIT[unit])
+            if (per_millivolt := units_per_millivolt(unit)) != 1:
+                signals *= np.float32(1 / per_millivolt)
 
         has_signal = repair_invalid_samples(signals, self.nan_policy, ids, names)
         for record, row in np.argwhere(~has_signal):
             notices[f"have no valid sample in lead {names[row]}, which counts as absent."].append(ids[record])
         plan = plan_leads(names, self.lead_names, self.unknown_leads, ids[0])
+        if self.check_amplitude != "off":
+            self._check_amplitude(signals, plan.source, ids, unit, notices)
         if self.check_limb_leads != "off":
             self._check_augmented_leads(signals, has_signal, plan.source, ids, notices)
         windows, lead_mask = arrange_leads(signals, has_signal, plan, self.derive_limb_leads)
@@ -265,6 +274,28 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         if constant.any():
             self._report_constant(constant, ids, notices)
         return windows, lead_mask, recorded
+
+    def _check_amplitude(
+        self,
+        signals: NDArray[np.float32],
+        source: tuple[str | None, ...],
+        ids: list[str],
+        unit: str,
+        notices: dict[str, list[str]],
+    ) -> None:
+        rows = [row for row, lead in enumerate(source) if lead is not None]
+        for record in np.flatnonzero(needs_judgement(np.ptp(glance(signals)[:, rows], axis=-1))):
+            doubt = judge_amplitude(signals[record, rows])
+            if doubt is None:
+                continue
+            problem = doubt.problem if units_per_millivolt(unit) == 1 else f"read as {unit}, {doubt.problem}"
+            if doubt.is_impossible and self.check_amplitude == "raise":
+                raise RecordError(
+                    ids[record],
+                    f"{problem}.",
+                    "Pass the right unit (an EcgRecord is in mV), or set check_amplitude='warn' if it is right.",
+                )
+            notices[f"may be in another unit: {problem}. Check the unit."].append(ids[record])
 
     def _check_augmented_leads(
         self,

@@ -177,7 +177,7 @@ def _decode_with_wfdb(header: WfdbHeader, record: str, num_samples: int) -> NDAr
     try:
         decoded: Any = wfdb.rdrecord(os.path.abspath(record), physical=False)
         samples = np.asarray(decoded.d_signal).T
-    except (ValueError, TypeError, KeyError, IndexError, OSError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, OSError) as error:
         raise RecordError(record, f"the wfdb package cannot read it ({error}).", fix) from error
     # wfdb parses the header again, more leniently; it must have found the same samples.
     ours = [(lead.file_name, str(lead.format), lead.byte_offset) for lead in header.leads]
