@@ -19,7 +19,7 @@ import numpy as np
 
 from hf_ecgtext.data.plausibility import glance, judge_amplitude, needs_judgement
 from hf_ecgtext.data.records import DigitalEcg, EcgRecord
-from hf_ecgtext.data.wfdb.cpsc_mat import is_matlab_5_file, read_cpsc2018_mat
+from hf_ecgtext.data.wfdb.cpsc_mat import is_matlab_file, read_cpsc2018_mat
 from hf_ecgtext.data.wfdb.header import WfdbHeader, decode_wfdb_header, read_wfdb_header
 from hf_ecgtext.data.wfdb.signal import decode_format_16, is_format_16, read_format_16, read_other_format
 from hf_ecgtext.errors import RecordError
@@ -58,7 +58,7 @@ def read_record(path: str | PathLike[str], *, verify_checksum: bool = True) -> E
     header = _read_header(header_path)
     if header is None:
         matlab_path = record + ".mat"
-        if not os.fspath(path).endswith((".hea", ".dat")) and is_matlab_5_file(matlab_path):
+        if not os.fspath(path).endswith((".hea", ".dat")) and is_matlab_file(matlab_path):
             return read_cpsc2018_mat(matlab_path)
         raise _no_header(record)
     if is_format_16(header):
