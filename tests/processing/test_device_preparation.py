@@ -338,3 +338,15 @@ def test_real_recordings_equal_the_cpu(scaling, real_data):
     packed = extractor.pack(records)
     assert len(packed.get("ecg_float_rows", ())) < 6
     assert_same(extractor, records, packed)
+
+
+def test_an_amplitude_that_no_ecg_has_is_the_cpu_s_to_judge():
+    records = [stored(seed, gain=256.0) for seed in range(3)]
+    for gain, words in ((0.25, "microvolts"), (2.0**18, "volts")):  # exact in float32, or the CPU has it anyway
+        wrong = stored(3, gain=gain)
+        with pytest.raises(RecordError, match=words):
+            extractor_of().pack([*records, wrong])
+        lenient = extractor_of(check_amplitude="warn")
+        assert lenient.pack([*records, wrong])["ecg_float_positions"].tolist() == [3]
+        assert_same(lenient, [*records, wrong])
+        assert "ecg_float_positions" not in extractor_of(check_amplitude="off").pack([*records, wrong])

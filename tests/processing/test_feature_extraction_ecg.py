@@ -472,3 +472,81 @@ def test_a_misspelt_setting_is_refused_in_code_and_in_a_file(tmp_path):
 def test_an_impossible_setting_is_refused_by_name(setting, value):
     with pytest.raises((TypeError, ValueError), match=setting):
         EcgFeatureExtractor(**{setting: value})
+
+
+# Plausibility
+
+
+def ecg_like(num_samples=1000, seed=0):
+    return twelve_leads(num_samples, seed) * np.float32(0.5)
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"),
+    [
+        ("uV", 1e3),
+        ("\N{MICRO SIGN}V", 1e3),
+        ("\N{GREEK SMALL LETTER MU}V", 1e3),
+        ("microvolts", 1e3),
+        ("nV", 1e6),
+        ("V", 1e-3),
+    ],
+)
+def test_a_unit_in_any_usual_spelling_gives_the_millivolts(unit, factor):
+    signal = ecg_like()
+    values = SHORT(signal.astype(np.float64) * factor, sampling_rate_hz=500, unit=unit)["ecg_values"]
+    np.testing.assert_allclose(values[0], signal, rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", ["uV", "\N{MICRO SIGN}V", "Microvolt", "nV"])
+def test_whole_numbers_of_a_small_unit_are_taken(unit):
+    counts = np.rint(ecg_like() * (1e6 if unit == "nV" else 1e3)).astype(np.int32)
+    values = SHORT(counts, sampling_rate_hz=500, unit=unit)["ecg_values"]
+    np.testing.assert_allclose(values[0], ecg_like(), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("factor", "unit", "words"),
+    [
+        (1e3, "mV", "microvolts"),
+        (200, "mV", "counts of a converter"),
+        (1e-3, "mV", "volts"),
+        (1, "uV", "read as uV.*volts"),
+    ],
+)
+def test_arrays_in_another_unit_than_said_are_refused_with_the_likely_one(factor, unit, words):
+    arrays = [ecg_like(seed=1) * (1 if unit == "mV" else 1000), ecg_like() * np.float32(factor)]
+    with pytest.raises(RecordError, match=rf"Record 'b': .*{words}.*Pass the right unit.*check_amplitude='warn'"):
+        SHORT(arrays, sampling_rate_hz=500, unit=unit, record_ids=["a", "b"])
+    with pytest.raises(RecordError, match="Record 'batch index 1'"):
+        SHORT(np.stack(arrays), sampling_rate_hz=500, unit=unit)
+
+
+def test_an_amplitude_that_is_meant_passes_with_a_warning_or_without_one(caplog):
+    signal = ecg_like() * 1000
+    values = EcgFeatureExtractor(duration_s=2.0, check_amplitude="off")(record(signal))["ecg_values"]
+    np.testing.assert_array_equal(values[0], signal)
+    assert not caplog.records
+    warned = EcgFeatureExtractor(duration_s=2.0, check_amplitude="warn")(record(signal))["ecg_values"]
+    np.testing.assert_array_equal(warned, values)
+    assert "Records 'r1' may be in another unit: its leads typically span" in caplog.text
+
+
+def test_a_doubtful_amplitude_is_a_warning_and_changes_nothing(caplog):
+    signal = ecg_like() * 5
+    np.testing.assert_array_equal(SHORT(record(signal))["ecg_values"][0], signal)
+    assert "such as 0.1 mV. Check the unit." in caplog.text
+
+
+def test_rows_that_the_model_does_not_read_do_not_count():
+    frank = np.concatenate([ecg_like(), ecg_like()[:3] * 1000, ecg_like()[:3] * 1000])
+    names = (*STANDARD_LEADS, "vx", "vy", "vz", "pressure", "airway", "other")
+    extractor = EcgFeatureExtractor(duration_s=2.0, unknown_leads="ignore")
+    np.testing.assert_array_equal(extractor(record(frank, names))["ecg_values"][0], ecg_like())
+
+
+@pytest.mark.parametrize("rate", [1e-300, 0.5, 5, 20_001, 1e9, 1e308, np.float32(1e12)])
+def test_a_rate_that_no_ecg_has_is_refused_before_any_resampling(rate):
+    for ecg, arguments in ((ecg_like(), {"sampling_rate_hz": rate}), (record(ecg_like(), rate_hz=rate), {})):
+        with pytest.raises(RecordError, match=r"cannot be that of an ECG \(20 to 20,000 Hz\).*Pass the rate"):
+            SHORT(ecg, **arguments)

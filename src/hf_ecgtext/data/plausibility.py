@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_ecgtext.data.records import digital_to_millivolts
+from hf_ecgtext.data.records import INVALID_SAMPLE, digital_to_millivolts
 from hf_ecgtext.errors import RecordError
 
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 20.0, 20_000.0
@@ -150,9 +150,9 @@ def refuse_impossible_samples(
     some = glance(samples)
     with np.errstate(invalid="ignore", over="ignore"):
         ranges = (some.max(axis=-1).astype(np.float64) - some.min(axis=-1)) / np.abs(gain_per_mv)
-    if not needs_judgement(ranges):
-        return
     is_float = samples.dtype.kind == "f"
+    if not needs_judgement(ranges) and (is_float or some.min() != INVALID_SAMPLE):
+        return
     doubt = judge_amplitude(samples if is_float else digital_to_millivolts(samples, gain_per_mv, baseline))
     if doubt is not None and doubt.is_impossible:
         raise RecordError(record, f"{doubt.problem}.", "Correct the unit or the gain in its file, or leave it out.")
