@@ -45,7 +45,7 @@ IMPOSSIBLE_BELOW_MV = 0.01
 In volts, both hold for every one of 2,657 public recordings (0.0044 and 0.0197).
 """
 
-_GLANCE_SAMPLES = 200
+_GLANCE_PLACES, _GLANCE_SAMPLES = 12, 16
 _JUDGED_SAMPLES = 4000
 
 
@@ -82,23 +82,34 @@ def check_sampling_rate(sampling_rate_hz: float, record: str, fix: str) -> None:
 
 
 def glance(signals: NDArray[Any]) -> NDArray[Any]:
-    """Some 200 samples of each lead, spread evenly: what [`needs_judgement`] is asked about.
+    """A few samples at each of some places of every lead: what [`needs_judgement`] is asked about.
+
+    Neighbours share a line of the processor's cache, so that this takes a tenth of the time of samples spread evenly.
 
     Args:
         signals (`np.ndarray` of shape `(..., num_leads, num_samples)`): Of any type.
     """
-    return signals[..., :: max(1, signals.shape[-1] // _GLANCE_SAMPLES)]
+    num_samples = signals.shape[-1]
+    if num_samples < 2 * _GLANCE_PLACES * _GLANCE_SAMPLES:
+        return signals
+    distance = num_samples // _GLANCE_PLACES
+    places = signals[..., : _GLANCE_PLACES * distance].reshape(*signals.shape[:-1], _GLANCE_PLACES, distance)  # a view
+    return places[..., :_GLANCE_SAMPLES].reshape(*signals.shape[:-1], _GLANCE_PLACES * _GLANCE_SAMPLES)
 
 
 def needs_judgement(ranges_mv: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Of each record, whether a glance at it leaves doubt about its amplitude.
 
-    A factor of 200 shows in any 200 samples; this costs a hundredth of reading the record.
+    A factor of 200 shows in any 200 samples.
 
     Args:
         ranges_mv (`np.ndarray` of shape `(..., num_leads)`): Highest less lowest value of each lead in the glance, mV;
             not finite where samples are missing, which leaves doubt.
     """
+    highest = ranges_mv.max(axis=-1)
+    is_plain = (highest > DOUBTFUL_BELOW_MV) & (highest <= DOUBTFUL_ABOVE_MV)
+    if is_plain.all():  # as nearly always
+        return np.asarray(~is_plain)
     varies = ranges_mv > 0
     large = varies & ~(ranges_mv <= DOUBTFUL_ABOVE_MV)
     mostly_large = 2 * large.sum(axis=-1) > varies.sum(axis=-1)
