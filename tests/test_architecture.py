@@ -50,6 +50,8 @@ ALLOWED = {
 # The rooms of data/, each of which may import those before it.
 DATA_ROOMS = (
     "records",
+    "units",
+    "plausibility",
     "tasks",
     "subsets",
     "label_maps",

@@ -110,11 +110,11 @@ DAMAGES = {
     ),
     "a header that announces fewer leads": (
         lambda path: edit_header(path, "p7 12 100", "p7 11 100"),
-        r"announces 11 leads but describes 12.*Download",
+        r"11 leads of 1000 samples .* need 22000.*Download",
     ),
     "a header that gives a sampling rate of 0": (
         lambda path: edit_header(path, "p7 12 100 1000", "p7 12 0 1000"),
-        r"a sampling rate that is not positive.*Correct the first line",
+        r"a sampling rate of 0 Hz cannot be that of an ECG.*Correct the first line",
     ),
     "an unknown unit": (lambda path: edit_header(path, "/mV", "/mmHg"), r"lead I is in 'mmHg'.*known: mV.*Correct"),
     "a folder in place of a record": (lambda path: None, r"it is a folder.*Name one record in it"),
@@ -305,7 +305,7 @@ def test_integers_are_refused_as_probable_adc_counts(classifier, healthy):
 
 
 def test_an_unknown_unit_of_an_array_is_refused(classifier, healthy):
-    with pytest.raises(ValueError, match=r"unit must be one of \['mV', 'uV', 'V'\], got 'mmHg'"):
+    with pytest.raises(ValueError, match=r"is in 'mmHg', which cannot be converted to mV \(known: mV, uV, nV, V\)"):
         classifier(healthy.signal, candidate_labels=LABELS, sampling_rate_hz=100, unit="mmHg")
 
 

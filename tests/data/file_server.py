@@ -19,7 +19,7 @@ class Fault:
     """What goes wrong with the next `times` requests of a path (`None`: with all).
 
     `kind` is a status such as 503, or `"stall"` (half of the body, then silence), `"drop"` (half, then a reset),
-    `"short"` (half, then an orderly end), `"refuse"` (a reset before the answer).
+    `"short"` (half, then an orderly end), `"refuse"` (a reset before the answer), `"endless"`.
     """
 
     kind: int | str
@@ -40,6 +40,8 @@ class FileServer:
     def __init__(self, folder: Path, *, ranges: bool = True, pages: bool = True, validators: bool = True):
         self.folder, self.ranges, self.pages, self.validators = Path(folder), ranges, pages, validators
         self.faults: dict[str, Fault] = {}
+        self.everywhere: dict[str, bytes] = {}  # by file name: what there is in every folder; "" is a folder's page
+        self.most_sent: Counter[str] = Counter()  # bytes of endless answers, by path
         self.requests: Counter[str] = Counter()  # of GET, by path without the leading slash
         self.range_starts: list[tuple[str, int]] = []  # of GET with a Range
         self.delay_s = 0.0  # before each answer
@@ -111,6 +113,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(fault.kind, b"no", dict(fault.headers), with_body)
         if fault is not None and fault.kind == "refuse":
             return self._reset()
+        if fault is not None and fault.kind == "endless":
+            return self._send_without_end(path, dict(fault.headers))
+        if (name := path.rpartition("/")[2]) in owner.everywhere:
+            return self._send(200, owner.everywhere[name], {"Content-Type": "text/html"}, with_body)
         file = owner.folder / path
         if file.is_dir() and owner.pages:
             if not self.path.endswith("/"):
@@ -119,6 +125,19 @@ class _Handler(BaseHTTPRequestHandler):
         if not file.is_file() or self.path.endswith("/"):
             return self._send(404, b"nothing here", {}, with_body)
         return self._send_file(path, file.read_bytes(), fault, with_body)
+
+    def _send_without_end(self, path: str, headers: dict[str, str]) -> None:
+        self.close_connection = True
+        self.send_response(200)
+        for name, value in {"Connection": "close", **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        sent = 0
+        try:
+            while not self.owner.released.is_set():
+                sent += self.connection.send(bytes(1 << 16))
+        except OSError:
+            self.owner.most_sent[path] = max(self.owner.most_sent[path], sent)
 
     def _page(self, folder: Path) -> bytes:
         names = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in sorted(folder.iterdir())]

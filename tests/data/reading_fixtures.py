@@ -25,9 +25,9 @@ FUZZ = settings(
 )
 
 
-def random_adc(num_leads: int = 12, num_samples: int = 50, seed: int = 0) -> np.ndarray:
-    """int16 samples without the mark of an invalid one."""
-    return np.random.default_rng(seed).integers(-32767, 32768, (num_leads, num_samples)).astype(np.int16)
+def random_adc(num_leads: int = 12, num_samples: int = 50, seed: int = 0, limit: int = 2400) -> np.ndarray:
+    """int16 samples up to a limit: at 1000 to the millivolt, the default is what an ECG has."""
+    return np.random.default_rng(seed).integers(-limit, limit + 1, (num_leads, num_samples)).astype(np.int16)
 
 
 def header_text(

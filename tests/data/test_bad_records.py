@@ -48,7 +48,7 @@ def flat(num_samples: int = 60) -> np.ndarray:
 
 
 def with_gaps(num_samples: int = 60) -> np.ndarray:
-    adc = random_adc(12, num_samples, seed=4)
+    adc = random_adc(12, num_samples, seed=4, limit=400)
     adc[0] = INVALID_SAMPLE
     adc[3, 5:20] = INVALID_SAMPLE
     return adc
@@ -71,7 +71,7 @@ def kinds() -> dict[str, np.ndarray]:
         "one sample left": one_sample_left(),
         "flat": flat(),
         "with gaps": with_gaps(),
-        "whole": random_adc(12, 60, seed=9),
+        "whole": random_adc(12, 60, seed=9, limit=400),
     }
 
 
@@ -195,7 +195,7 @@ def iterate(rows):
 def test_a_window_of_a_long_recording_is_skipped_alone(tmp_path):
     path = tmp_path / "tree" / "training" / "georgia" / "g1"
     path.mkdir(parents=True)
-    adc = random_adc(12, 3000)
+    adc = random_adc(12, 3000, limit=400)
     adc[:, 1000:2000] = INVALID_SAMPLE
     comments = ["#Age: 61", "#Sex: Male", "#Dx: 426783006"]
     write_record(path, "E00001", adc, storage="16+24", extension=".mat", scale="1000/mV", comments=comments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import re
 import sys
 from collections import namedtuple
 from pathlib import Path
@@ -366,7 +367,7 @@ def test_a_programming_error_is_no_fault_of_the_server(tree, monkeypatch):
     async def broken(*_):
         raise KeyError("a mistake of ours")
 
-    monkeypatch.setattr(type(tree._access._connect()), "_cat_file", broken)
+    monkeypatch.setattr(type(tree._access._connect()), "set_session", broken)
     with pytest.raises(KeyError, match="a mistake of ours"):
         tree.read(GOOD)
 
@@ -399,3 +400,74 @@ def test_names_in_pages_and_lists_are_read_as_they_are_written(tmp_path):
         tree = open_tree(server.url, remote=QUICK)
         assert tree.list_files() == sorted(names)
         assert {name: tree.read(name).decode() for name in names} == {name: name for name in names}
+
+
+# Answers and lists without end
+
+
+def test_an_answer_without_end_is_read_up_to_a_stated_size_and_asked_for_once(server, tree, monkeypatch):
+    monkeypatch.setattr(remote_access, "_MAX_ANSWER_BYTES", 3 << 20)
+    server.faults[BAD] = Fault("endless")
+    contents = tree.read_many([GOOD, BAD])
+    assert contents[GOOD] == (server.folder / GOOD).read_bytes()
+    assert re.search(
+        rf"{BAD} is not read: the answer does not end after 0.00 GB.*Check the address", str(contents[BAD])
+    )
+    assert server.requests[BAD] == 1
+    assert server.most_sent[BAD] < 64 << 20, "what the sockets between us hold comes on top"
+
+
+def test_an_announced_length_beyond_reason_is_not_read_at_all(server, tree):
+    server.faults[BAD] = Fault("endless", headers=(("Content-Length", "99000000000"),))
+    with pytest.raises(OSError, match=r"is not read: it announces 99\.00 GB"):
+        tree.read(BAD)
+    assert server.requests[BAD] == 1
+
+
+def test_many_answers_without_end_share_one_limit(server, tree, download, monkeypatch):
+    monkeypatch.setattr(remote_access, "_MAX_ANSWER_BYTES", 3 << 20)
+    names = [path for path in files_below(download) if path.endswith(".dat")]
+    assert len(names) == 6
+    server.faults = {name: Fault("endless") for name in names}
+    contents = tree.read_many(names)
+    assert all("is not read" in str(content) for content in contents.values())
+    assert any("the files asked for beside it" in str(content) for content in contents.values())
+    server.faults = {}
+    assert tree.read(GOOD) == (download / GOOD).read_bytes(), "the limit is that of one call"
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
+def test_a_download_without_end_stops_at_a_stated_size(name, packed, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote_access, "_MAX_UNANNOUNCED_BYTES", 2 << 20)
+    with FileServer(packed) as server:
+        server.faults[name] = Fault("endless")
+        with pytest.raises(OSError, match=rf"{name} is not read: the answer does not end"):
+            open_tree(f"{server.url}/{name}", tmp_path / "scratch", remote=QUICK)
+        assert server.requests[name] == 1
+
+
+@pytest.mark.parametrize("list_file", ["RECORDS", ""])
+def test_folders_in_folders_without_end_are_not_followed(list_file, tmp_path):
+    with FileServer(tmp_path) as server:
+        server.everywhere = {list_file: b'<a href="again/">again/</a>' if not list_file else b"again/\n"}
+        with pytest.raises(
+            OSError, match=r"lists folders in folders without end, such as 'again/again/.*Check the addr"
+        ):
+            open_tree(server.url, remote=QUICK).list_files()
+        assert sum(server.requests.values()) < 60
+
+
+@pytest.mark.parametrize("suffix", ["", "/"])
+@pytest.mark.parametrize("lists", [("SHA256SUMS.txt", "RECORDS"), ("RECORDS",), ()])
+def test_a_download_at_the_root_of_a_server_is_found_and_read(suffix, lists, download, tmp_path):
+    for path, file in files_below(download).items():
+        if path in lists or path not in {"SHA256SUMS.txt", "RECORDS"}:
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_bytes(file.read_bytes())
+    with FileServer(tmp_path) as server:
+        tree = find_root(open_tree(f"{server.url}{suffix}", remote=QUICK), ["database.csv"])
+        assert tree.location == f"{server.url}{suffix}"
+        assert {path for path in tree.list_files("records100") if path.endswith(".hea")} == {
+            path for path in files_below(tmp_path) if path.endswith(".hea")
+        }
+        assert tree.at("records100/00000").read("00000_lr.dat") == (download / GOOD).read_bytes()

@@ -60,8 +60,8 @@ FAULTS = {
     "an unknown format": (replace(" 16 200", " 99 200"), "WFDB format 99, not 16"),
     "several segments": (replace(" 12 500", "/2 12 500", 1), "multi-segment"),
     "no leads": (replace(" 12 500", " 0 500", 1), "announces no leads"),
-    "one lead less": (replace(" 12 500", " 11 500", 1), "announces 11 leads but describes 12"),
-    "a rate of 0": (replace(" 12 500", " 12 0", 1), "sampling rate that is not positive"),
+    "one lead less": (replace(" 12 500", " 11 500", 1), "11 leads of 30 samples in format 16"),
+    "a rate of 0": (replace(" 12 500", " 12 0", 1), "sampling rate of 0 Hz cannot be"),
     "a signal file elsewhere": (replace(".dat 16", ".dat/../../x.dat 16"), "may lie outside"),
     "the header of another subject": (replace("<subject_id>: 1", "<subject_id>: 2"), "header is of subject"),
 }

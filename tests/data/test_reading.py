@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
+import struct
 import sys
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +20,7 @@ from hf_ecgtext.leads import STANDARD_LEADS
 
 
 def test_a_format_16_record_is_adc_minus_baseline_over_gain(tmp_path: Path) -> None:
-    adc = random_adc()
+    adc = random_adc(limit=32767)
     record = read_record(write_record(tmp_path, adc=adc, scale="1000.0(0)/mV"))
     assert record.signal.dtype == np.float32
     assert record.signal.shape == (12, 50)
@@ -53,12 +57,12 @@ def test_a_mat_signal_file_is_read_from_its_byte_offset(tmp_path: Path, path_ext
 
 
 def test_a_long_record_is_read_whole(tmp_path: Path) -> None:
-    adc = random_adc(2, 20_000)
+    adc = random_adc(2, 20_000, limit=32767)
     assert np.array_equal(read_digital(write_record(tmp_path, adc=adc))[1].adc, adc)
 
 
 def test_the_stored_integers_come_back_without_loss(tmp_path: Path) -> None:
-    adc = random_adc()
+    adc = random_adc(limit=32767)
     adc[3, 7] = -32768
     header, digital = read_digital(write_record(tmp_path, adc=adc, scale="200.5(-12)/mV"))
     assert np.array_equal(digital.adc, adc)
@@ -354,3 +358,130 @@ def test_a_truncated_cpsc2018_file_is_refused(tmp_path: Path) -> None:
 def test_a_cpsc2018_file_holds_no_stored_integers(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="no header"):
         read_digital(write_cpsc(tmp_path / "A1.mat"))
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint8])
+def test_integers_in_a_cpsc2018_file_are_refused_whatever_their_size(tmp_path: Path, dtype: type) -> None:
+    data = np.random.default_rng(0).integers(0, 3, (12, 40)).astype(dtype)
+    with pytest.raises(RecordError, match=rf"holds integers \({np.dtype(dtype)}\).*Divide them by their gain"):
+        read_record(write_cpsc(tmp_path / "A1.mat", data=data))
+
+
+def test_whole_millivolts_that_matlab_stores_as_small_integers_stay_floating_point(tmp_path: Path) -> None:
+    # scipy does not shrink as MATLAB does: the type of the numbers (9, double) becomes 1 (int8) by hand.
+    path = write_cpsc(tmp_path / "A1.mat", data=np.zeros((12, 8)))
+    scipy.io.savemat(path, {"ECG": {"data": np.tile(np.array([0.0, 1.0]), (12, 4))}}, do_compression=False)
+    content = path.read_bytes()
+    doubles = np.tile(np.array([0.0, 1.0]), (12, 4)).astype("<f8").tobytes(order="F")
+    start = content.index(doubles) - 8
+    assert struct.unpack_from("<II", content, start) == (9, 768)
+    small = struct.pack("<II", 1, 96) + np.frombuffer(doubles, "<f8").astype(np.int8).tobytes()
+    # What is gone stays as one unused element behind, so that no other length changes.
+    filler = struct.pack("<II", 1, 768 - 96 - 8) + bytes(768 - 96 - 8)
+    path.write_bytes(content[:start] + small + filler + content[start + 8 + 768 :])
+    assert np.array_equal(read_record(path).signal, np.tile(np.array([0, 1], np.float32), (12, 4)))
+
+
+@pytest.mark.parametrize(
+    ("factor", "unit"), [(1000.0, "microvolts"), (200.0, "counts of a converter"), (1e-3, "volts")]
+)
+def test_a_cpsc2018_file_in_another_unit_is_refused_with_the_likely_one(
+    tmp_path: Path, factor: float, unit: str
+) -> None:
+    data = np.random.default_rng(0).normal(size=(12, 500)) * factor
+    with pytest.raises(RecordError, match=rf"'data' is no mV: its leads typically span .*{unit}"):
+        read_record(write_cpsc(tmp_path / "A1.mat", data=data))
+
+
+@pytest.mark.parametrize("start", [b"MATLAB 7.3 MAT-file, Platform: GLNXA64", b"\x89HDF\r\n\x1a\n"])
+def test_a_matlab_7_3_file_is_named_with_the_way_to_save_it(tmp_path: Path, start: bytes) -> None:
+    (tmp_path / "A1.mat").write_bytes(start + bytes(1000))
+    with pytest.raises(RecordError, match=r"version 7\.3 \(HDF5\).*save\(name, 'ECG', '-v7'\)"):
+        read_record(tmp_path / "A1")
+
+
+def _mat_of(*elements: bytes) -> bytes:
+    return b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + b"".join(elements)
+
+
+def _compressed(content: bytes) -> bytes:
+    packed = zlib.compress(content, 9)
+    return struct.pack("<II", 15, len(packed)) + packed
+
+
+BOMBS = {
+    "millions of empty elements": lambda: _mat_of(_compressed(struct.pack("<II", 1, 0) * 500_000)),
+    "empty elements without compression": lambda: _mat_of(struct.pack("<II", 1, 0) * 1000),
+    "an element that unpacks to more than 64 MB": lambda: _mat_of(_compressed(bytes((64 << 20) + 8))),
+    "elements that do so together": lambda: _mat_of(
+        *[_compressed(struct.pack("<II", 1, (32 << 20) - 8) + bytes((32 << 20) - 8))] * 3
+    ),
+    "an array within an array within an array": lambda: _mat_of(
+        _compressed(struct.pack("<II", 14, 8_000_000) + struct.pack("<II", 14, 0) * 1_000_000)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_small_mat_file_that_unpacks_to_much_is_refused_in_bounded_memory(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "A1.mat").write_bytes(BOMBS[kind]())
+    assert (tmp_path / "A1.mat").stat().st_size < 200_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(RecordError, match=r"more than (64 MB|256 elements)"):
+            read_record(tmp_path / "A1")
+        assert tracemalloc.get_traced_memory()[1] < 160 << 20
+    finally:
+        tracemalloc.stop()
+
+
+# --- What is said and read all the same ----------------------------------------------------------------------------
+
+
+def test_a_misprinted_date_is_named_and_the_other_field_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    adc = random_adc()
+    for number, moment in enumerate(("10:20:30 01/02/89", "10:20:30 31/02/2014", "10:20:30 14-Juni-2020")):
+        path = write_record(
+            tmp_path, f"d{number}", adc, record_line=f"{{name}} {{num_leads}} 500 {{num_samples}} {moment}"
+        )
+        record = read_record(path)
+        assert np.array_equal(record.signal, millivolts(adc))
+        assert (record.attributes["base_time"], record.attributes.get("base_date")) == ("10:20:30", None)
+        assert f"Record '{path}': left unread in its header: '{moment.split()[1]}', which is no time" in caplog.text
+
+
+def test_surplus_signal_lines_are_named_and_the_leads_announced_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_record(tmp_path, comments=("r1.dat 16 1000/mV 16 0 0 0 0 V7", "x.dat 8 1/mmHg 8 0 0 0 0 ABP"))
+    assert read_record(path).lead_names == STANDARD_LEADS
+    assert "the surplus line 'r1.dat 16 1000/mV 16 0 0 0 0 V7'; the surplus line 'x.dat" in caplog.text
+
+
+def test_a_header_that_announces_too_few_of_its_leads_fails_by_the_size_of_the_file(tmp_path: Path) -> None:
+    path = write_record(tmp_path, record_line="{name} 11 500 {num_samples}")
+    expect_error(path, "11 leads of 50 samples .* need 1100")
+
+
+def test_a_folder_in_the_record_name_is_read_and_one_in_the_file_name_is_named_as_that(tmp_path: Path) -> None:
+    path = write_record(tmp_path, record_line="some/folder/{name} {num_leads} 500 {num_samples}")
+    assert np.array_equal(read_record(path).signal, millivolts(random_adc()))
+    header = path.with_suffix(".hea")
+    header.write_text(header.read_text().replace("r1.dat", "some/folder/r1.dat"))
+    expect_error(path, "names the signal file 'some/folder/r1.dat', which may lie outside")
+
+
+@pytest.mark.parametrize(
+    ("scale", "unit"), [("1(0)/mV", "microvolts"), ("1000(0)/V", "microvolts"), ("1e9/uV", "volts")]
+)
+def test_the_reader_says_which_unit_a_header_should_have_named(
+    tmp_path: Path, scale: str, unit: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    read_record(write_record(tmp_path, scale=scale))
+    assert re.search(rf"Record '.*r1': its leads typically span .*{unit}", caplog.text)
+
+
+def test_more_samples_than_are_read_at_once_are_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    path = write_record(tmp_path, record_line="{name} {num_leads} 500 100000000")
+    os.truncate(path.with_suffix(".dat"), 12 * 100_000_000 * 2)  # a sparse file: it takes no room
+    expect_error(path, "12 leads of 100,000,000 samples are more than .*Cut it")

@@ -207,7 +207,7 @@ def test_what_the_cpu_refuses_is_refused(options, record, message):
 
 
 def test_a_gain_so_small_that_millivolts_may_be_infinite_is_left_to_the_cpu():
-    packed = extractor_of().pack([stored(0), stored(1), stored(2, gain=1e-31)])
+    packed = extractor_of(check_amplitude="off").pack([stored(0), stored(1), stored(2, gain=1e-31)])
     assert packed["ecg_float_positions"].tolist() == [2]
 
 
@@ -271,16 +271,18 @@ RECORDS = st.builds(
     pad=st.sampled_from(["end", "center"]),
     crop=st.sampled_from(["start", "center", "random"]),
     check=st.sampled_from(["off", "warn", "fix"]),
+    amplitude=st.sampled_from(["off", "warn"]),
     derive=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_any_mixed_batch_equals_the_cpu(records, scaling, order, pad, crop, check, derive, seed):
+def test_any_mixed_batch_equals_the_cpu(records, scaling, order, pad, crop, check, amplitude, derive, seed):
     extractor = extractor_of(
         scaling=scaling,
         lead_names=order,
         pad=pad,
         crop=crop,
         check_limb_leads=check,
+        check_amplitude=amplitude,
         derive_limb_leads=derive,
         return_sample_mask=True,
     )
@@ -349,3 +351,15 @@ def test_real_recordings_equal_the_cpu(scaling, real_data):
     packed = extractor.pack(records)
     assert len(packed.get("ecg_float_rows", ())) < 6
     assert_same(extractor, records, packed)
+
+
+def test_an_amplitude_that_no_ecg_has_is_the_cpu_s_to_judge():
+    records = [stored(seed, gain=256.0) for seed in range(3)]
+    for gain, words in ((0.25, "microvolts"), (2.0**18, "volts")):  # exact in float32, or the CPU has it anyway
+        wrong = stored(3, gain=gain)
+        with pytest.raises(RecordError, match=words):
+            extractor_of().pack([*records, wrong])
+        lenient = extractor_of(check_amplitude="warn")
+        assert lenient.pack([*records, wrong])["ecg_float_positions"].tolist() == [3]
+        assert_same(lenient, [*records, wrong])
+        assert "ecg_float_positions" not in extractor_of(check_amplitude="off").pack([*records, wrong])

@@ -18,6 +18,11 @@ def twelve_leads(num_samples=5000, seed=0):
     return np.concatenate([limb, independent[2:]]).astype(np.float32)
 
 
+def ramp(num_samples):
+    """Millivolts that tell which sample they are."""
+    return np.tile(np.arange(num_samples, dtype=np.float32) / 1024, (12, 1))
+
+
 def record(signal, lead_names=STANDARD_LEADS, rate_hz=500.0, record_id="r1"):
     return EcgRecord(np.asarray(signal, dtype=np.float32), rate_hz, tuple(lead_names), record_id)
 
@@ -247,18 +252,18 @@ def test_the_limb_lead_check_can_be_switched_off(swapped, caplog):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_gaps_are_bridged_by_straight_lines(bad):
-    signal = np.tile(np.arange(1000, dtype=np.float32), (12, 1))
+    signal = ramp(1000)
     damaged = signal.copy()
     damaged[3, 100:200] = bad
     np.testing.assert_allclose(SHORT(record(damaged))["ecg_values"][0], signal, rtol=1e-5)
 
 
 def test_gaps_at_the_ends_take_the_nearest_sample():
-    signal = np.tile(np.arange(1000, dtype=np.float32), (12, 1))
+    signal = ramp(1000)
     signal[0, :10], signal[0, -10:] = np.nan, np.nan
     values = SHORT(record(signal))["ecg_values"][0, 0]
-    np.testing.assert_array_equal(values[:10], 10)
-    np.testing.assert_array_equal(values[-10:], 989)
+    np.testing.assert_array_equal(values[:10], signal[1, 10])
+    np.testing.assert_array_equal(values[-10:], signal[1, 989])
 
 
 def test_gaps_can_become_zero_or_refuse_the_record():
@@ -291,16 +296,16 @@ def test_a_value_beyond_float32_counts_as_invalid():
 
 
 def test_a_longer_record_is_cropped_where_the_setting_says():
-    signal = np.tile(np.arange(1500, dtype=np.float32), (12, 1))
+    signal = ramp(1500)
     for crop, first in (("start", 0), ("center", 250)):
         values = EcgFeatureExtractor(duration_s=2.0, crop=crop)(record(signal))["ecg_values"]
-        np.testing.assert_array_equal(values[0, 0], np.arange(first, first + 1000))
+        np.testing.assert_array_equal(values[0], signal[:, first : first + 1000])
         np.testing.assert_array_equal(SHORT(record(signal), crop=crop)["ecg_values"], values)
 
 
 def test_a_random_crop_repeats_with_its_seed_and_does_not_depend_on_the_batch():
-    ramp = np.tile(np.arange(1500, dtype=np.float32), (12, 1))
-    records = [record(ramp), record(ramp[:, :1200]), record(ramp), record(ramp[:, :1200])]
+    signal = ramp(1500)
+    records = [record(signal), record(signal[:, :1200]), record(signal), record(signal[:, :1200])]
     first = SHORT(records, crop="random", generator=7)["ecg_values"]
     np.testing.assert_array_equal(SHORT(records, crop="random", generator=7)["ecg_values"], first)
     generator = np.random.default_rng(7)
@@ -310,9 +315,9 @@ def test_a_random_crop_repeats_with_its_seed_and_does_not_depend_on_the_batch():
 
 
 def test_random_crops_reach_every_start():
-    ramp = np.tile(np.arange(1003, dtype=np.float32), (12, 1))
-    starts = SHORT([record(ramp)] * 100, crop="random", generator=0)["ecg_values"][:, 0, 0]
-    assert set(starts) == {0, 1, 2, 3}
+    signal = ramp(1003)
+    starts = SHORT([record(signal)] * 100, crop="random", generator=0)["ecg_values"][:, 0, 0]
+    assert set(starts) == set(signal[0, :4])
 
 
 def test_as_a_setting_random_is_for_training_and_the_centre_for_all_others():
@@ -452,6 +457,7 @@ def test_a_misspelt_setting_is_refused_in_code_and_in_a_file(tmp_path):
         ("derive_limb_leads", "yes"),
         ("unknown_leads", "mask"),
         ("check_limb_leads", True),
+        ("check_amplitude", "fix"),
         ("bandpass_hz", (40.0, 0.67)),
         ("bandpass_hz", (0.67, 250.0)),
         ("bandpass_hz", (300.0, None)),
@@ -467,3 +473,81 @@ def test_a_misspelt_setting_is_refused_in_code_and_in_a_file(tmp_path):
 def test_an_impossible_setting_is_refused_by_name(setting, value):
     with pytest.raises((TypeError, ValueError), match=setting):
         EcgFeatureExtractor(**{setting: value})
+
+
+# Plausibility
+
+
+def ecg_like(num_samples=1000, seed=0):
+    return twelve_leads(num_samples, seed) * np.float32(0.5)
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"),
+    [
+        ("uV", 1e3),
+        ("\N{MICRO SIGN}V", 1e3),
+        ("\N{GREEK SMALL LETTER MU}V", 1e3),
+        ("microvolts", 1e3),
+        ("nV", 1e6),
+        ("V", 1e-3),
+    ],
+)
+def test_a_unit_in_any_usual_spelling_gives_the_millivolts(unit, factor):
+    signal = ecg_like()
+    values = SHORT(signal.astype(np.float64) * factor, sampling_rate_hz=500, unit=unit)["ecg_values"]
+    np.testing.assert_allclose(values[0], signal, rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", ["uV", "\N{MICRO SIGN}V", "Microvolt", "nV"])
+def test_whole_numbers_of_a_small_unit_are_taken(unit):
+    counts = np.rint(ecg_like() * (1e6 if unit == "nV" else 1e3)).astype(np.int32)
+    values = SHORT(counts, sampling_rate_hz=500, unit=unit)["ecg_values"]
+    np.testing.assert_allclose(values[0], ecg_like(), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("factor", "unit", "words"),
+    [
+        (1e3, "mV", "microvolts"),
+        (200, "mV", "counts of a converter"),
+        (1e-3, "mV", "volts"),
+        (1, "uV", "read as uV.*volts"),
+    ],
+)
+def test_arrays_in_another_unit_than_said_are_refused_with_the_likely_one(factor, unit, words):
+    arrays = [ecg_like(seed=1) * (1 if unit == "mV" else 1000), ecg_like() * np.float32(factor)]
+    with pytest.raises(RecordError, match=rf"Record 'b': .*{words}.*Pass the right unit.*check_amplitude='warn'"):
+        SHORT(arrays, sampling_rate_hz=500, unit=unit, record_ids=["a", "b"])
+    with pytest.raises(RecordError, match="Record 'batch index 1'"):
+        SHORT(np.stack(arrays), sampling_rate_hz=500, unit=unit)
+
+
+def test_an_amplitude_that_is_meant_passes_with_a_warning_or_without_one(caplog):
+    signal = ecg_like() * 1000
+    values = EcgFeatureExtractor(duration_s=2.0, check_amplitude="off")(record(signal))["ecg_values"]
+    np.testing.assert_array_equal(values[0], signal)
+    assert not caplog.records
+    warned = EcgFeatureExtractor(duration_s=2.0, check_amplitude="warn")(record(signal))["ecg_values"]
+    np.testing.assert_array_equal(warned, values)
+    assert "Records 'r1' may be in another unit: its leads typically span" in caplog.text
+
+
+def test_a_doubtful_amplitude_is_a_warning_and_changes_nothing(caplog):
+    signal = ecg_like() * 5
+    np.testing.assert_array_equal(SHORT(record(signal))["ecg_values"][0], signal)
+    assert "such as 0.1 mV. Check the unit." in caplog.text
+
+
+def test_rows_that_the_model_does_not_read_do_not_count():
+    frank = np.concatenate([ecg_like(), ecg_like()[:3] * 1000, ecg_like()[:3] * 1000])
+    names = (*STANDARD_LEADS, "vx", "vy", "vz", "pressure", "airway", "other")
+    extractor = EcgFeatureExtractor(duration_s=2.0, unknown_leads="ignore")
+    np.testing.assert_array_equal(extractor(record(frank, names))["ecg_values"][0], ecg_like())
+
+
+@pytest.mark.parametrize("rate", [1e-300, 0.5, 5, 20_001, 1e9, 1e308, np.float32(1e12)])
+def test_a_rate_that_no_ecg_has_is_refused_before_any_resampling(rate):
+    for ecg, arguments in ((ecg_like(), {"sampling_rate_hz": rate}), (record(ecg_like(), rate_hz=rate), {})):
+        with pytest.raises(RecordError, match=r"cannot be that of an ECG \(20 to 20,000 Hz\).*Pass the rate"):
+            SHORT(ecg, **arguments)

@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 BadRecords = Literal["raise", "replace"]
 _MOST_ATTEMPTS = 100
+_MOST_UNREADABLE = 3
+"""Files that are there but cannot be read, one after the other, are no matter of single records any more."""
 
 
 class BadRecordPolicy:
@@ -59,6 +61,7 @@ class BadRecordPolicy:
             return position, found
         if self.name == "raise":
             raise RecordError(found.record, found.problem, f"{found.fix} {self._way_out}".strip()) from found
+        unreadable = int(is_unreadable(found))
         for attempt in range(_MOST_ATTEMPTS):
             key = f"{record_id}|{attempt}".encode()
             other = int.from_bytes(blake2b(key, digest_size=8).digest(), "big") % self._num_records
@@ -68,11 +71,27 @@ class BadRecordPolicy:
                     self._replaced.add(position)
                     logger.warning("%s In its place: record '%s'.", found, _id_of(replacement))
                 return other, replacement
+            unreadable = unreadable + 1 if is_unreadable(replacement) else 0
+            if unreadable > _MOST_UNREADABLE:  # else a server that is down would be asked for hours
+                raise RecordError(
+                    found.record,
+                    f"{found.problem} Nor can {_MOST_UNREADABLE} others be read that could take its place; the last: "
+                    f"{replacement}",
+                    "Check disk, network or server.",
+                ) from replacement
         raise RecordError(
             found.record,
             f"{found.problem} So were {_MOST_ATTEMPTS} other records that could have been read in its place",
             self._hopeless,
         ) from found
+
+
+def is_unreadable(error: RecordError) -> bool:
+    """Whether a record's files are there but cannot be read: a fault of disk, network or server, gone tomorrow.
+
+    A missing file is a fact about the download, such as a partial one.
+    """
+    return isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
 
 
 def _id_of(record: Any) -> str:

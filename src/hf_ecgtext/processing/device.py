@@ -2,8 +2,8 @@
 
 A batch of int16 is half the size of float32 in the workers' pipes, in pinned memory and on the bus, and the arithmetic
 costs the device nothing. Only what the device reproduces to the bit in millivolts is packed: records at the model's
-rate, without missing samples, wrong names or constant leads. Any other record of the batch goes the whole way on the
-CPU, where all warnings and refusals are, and travels as float32 beside the integers.
+rate, without missing samples, wrong names, doubtful amplitudes or constant leads. Any other record of the batch goes
+the whole way on the CPU, where all warnings and refusals are, and travels as float32 beside the integers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hf_ecgtext.data.plausibility import glance, needs_judgement
 from hf_ecgtext.data.records import INVALID_SAMPLE, AnyEcg, StoredEcg, digital_to_millivolts
 from hf_ecgtext.leads import LIMB_LEAD_WEIGHTS
 from hf_ecgtext.processing.buffers import BufferPool
@@ -50,6 +51,7 @@ class DeviceSettings:
     derive_limb_leads: bool
     unknown_leads: str
     check_limb_leads: str
+    check_amplitude: str
     bandpass_hz: tuple[float | None, float | None] | None
     scaling: str
     eps: float
@@ -252,6 +254,8 @@ def _pack_alike(
     baseline = np.stack([records[index].baseline for index in indices])
     exact = _are_exact(gain, baseline)
     leads = _LeadCheck(plan, first, len(indices)) if settings.check_limb_leads != "off" else None
+    heard = [row for row, lead in enumerate(plan.source) if lead is not None]
+    looks = np.empty((len(indices), len(heard), glance(first.samples).shape[-1]), dtype=np.int16)
     stride = max(1, length // 8)
     glances = np.empty((len(indices), len(first.lead_names), len(range(0, length, stride))), dtype=np.int16)
     absent = [target for target in range(len(plan.target)) if target not in row_of]
@@ -263,6 +267,7 @@ def _pack_alike(
             continue
         crop = crops[number]
         glances[number] = samples[:, crop.start : crop.stop : stride]
+        looks[number] = glance(samples)[heard]
         if leads is not None:
             leads.read(number, samples)
         window = batch.adc[indices[number]]
@@ -280,6 +285,10 @@ def _pack_alike(
         return
     # What is not packed after all stays in the batch as it is: float rows take its place on the device.
     accepted = ~_are_constant(glances[packed][:, rows], packed, indices, records, rows, crops, settings.scaling)
+    if settings.check_amplitude != "off":
+        with np.errstate(over="ignore"):
+            ranges = np.ptp(looks[packed].astype(np.int32), axis=-1) / np.abs(gain[packed][:, heard])
+        accepted &= ~needs_judgement(ranges)
     if leads is not None:
         accepted &= leads.are_right(packed, gain, baseline)
     chosen = np.array(packed)[accepted]

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoFeatureExtractor, BatchFeature, FeatureExtractionMixin
 
+from hf_ecgtext.data.plausibility import glance, judge_amplitude, needs_judgement
+from hf_ecgtext.data.units import units_per_millivolt
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.leads import STANDARD_LEADS
 from hf_ecgtext.processing.device import DeviceSettings, pack_records, unpack_records
-from hf_ecgtext.processing.inputs import MILLIVOLTS_PER_UNIT, Recording, collect_recordings
+from hf_ecgtext.processing.inputs import Recording, collect_recordings
 from hf_ecgtext.processing.lead_checks.check import check_leads
 from hf_ecgtext.processing.lead_mapping import arrange_leads, plan_leads
 from hf_ecgtext.processing.repair import repair_invalid_samples
@@ -49,8 +51,8 @@ _SAMPLES_AT_ONCE = 1_000_000
 class EcgFeatureExtractor(FeatureExtractionMixin):
     """Turns recordings into `ecg_values` and `lead_mask`; all settings are saved with the checkpoint.
 
-    Steps, in this order: unit, check of the limb leads, repair of NaN, leads by name, resampling, band-pass, crop or
-    pad, scaling.
+    Steps, in this order: unit, checks of amplitude and limb leads, repair of NaN, leads by name, resampling,
+    band-pass, crop or pad, scaling.
 
     Args:
         lead_names (`Sequence[str]`): Leads in the order of the model's input, any usual spelling. MERL's and DERI's
@@ -73,6 +75,9 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             identities: `"off"`, `"warn"`, `"raise"`, or `"fix"`, which repairs what is certain (an exchange, an
             inversion or an order of rows, where nothing else explains the signals) and warns of the rest. Electrodes
             that seem to be exchanged on the body are a warning only. See `docs/data/lead-checks.md`.
+        check_amplitude (`str`): What becomes of a record whose amplitude no ECG in mV has, as in microvolts read as
+            millivolts: `"raise"` refuses it and warns of doubtful ones, `"warn"` warns of both, `"off"` takes any. The
+            thresholds are in `hf_ecgtext.data.plausibility`.
         bandpass_hz (`tuple` of two `float` or `None`, *optional*): Edges of a zero-phase Butterworth filter; `None`
             leaves a side open.
         bandpass_order (`int`): Order of one of the filter's two passes.
@@ -100,6 +105,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         derive_limb_leads: bool = True,
         unknown_leads: str = "raise",
         check_limb_leads: str = "warn",
+        check_amplitude: str = "raise",
         bandpass_hz: tuple[float | None, float | None] | None = None,
         bandpass_order: int = 4,
         scaling: str = "none",
@@ -122,6 +128,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         self.derive_limb_leads = check_flag("derive_limb_leads", derive_limb_leads)
         self.unknown_leads = check_choice("unknown_leads", unknown_leads, ("raise", "ignore"))
         self.check_limb_leads = check_choice("check_limb_leads", check_limb_leads, ("off", "warn", "raise", "fix"))
+        self.check_amplitude = check_choice("check_amplitude", check_amplitude, ("off", "warn", "raise"))
         self.bandpass_hz = check_band(bandpass_hz, self.sampling_rate_hz)
         self.bandpass_order = check_positive_integer("bandpass_order", bandpass_order)
         self.scaling = check_choice("scaling", scaling, SCALINGS)
@@ -172,7 +179,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             sampling_rate_hz (`float`, *optional*): Rate of the arrays; required for arrays, refused for `EcgRecord`s.
             lead_names (`Sequence[str]`, *optional*): One name per row of the arrays. May be left out for twelve rows,
                 which are then read in the order of `STANDARD_LEADS`, whatever order the model wants.
-            unit (`str`): Unit of the arrays: `"mV"`, `"uV"` or `"V"`.
+            unit (`str`): Unit of the arrays: `"mV"`, `"uV"`, `"nV"` or `"V"`, in any usual spelling.
             record_ids (`Sequence[str]`, *optional*): Names of the arrays in messages.
             crop (`str`, *optional*): In place of the setting.
             generator (`np.random.Generator` or `int`, *optional*): Source or seed of `crop="random"`, which needs one.
@@ -247,10 +254,12 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         ids = [recording.record_id for recording in recordings]
         with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, and is then an invalid sample
             signals = np.stack([recording.signal for recording in recordings], dtype=np.float32, casting="same_kind")
-            if unit != "mV":
-                signals *= np.float32(MILLIVOLTS_PER_UNIT[unit])
+            if (per_millivolt := units_per_millivolt(unit)) != 1:
+                signals *= np.float32(1 / per_millivolt)
 
         plan = plan_leads(names, self.lead_names, self.unknown_leads, ids[0])
+        if self.check_amplitude != "off":  # first: the other checks have thresholds in mV
+            self._check_amplitude(signals, plan.source, ids, unit, notices)
         if self.check_limb_leads != "off":
             # Before the repair of samples: what fills a gap obeys no identity.
             check_leads(signals, plan.source, rate, ids, self.check_limb_leads, notices)
@@ -268,6 +277,30 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         if constant.any():
             self._report_constant(constant, ids, notices)
         return windows, lead_mask, recorded
+
+    def _check_amplitude(
+        self,
+        signals: NDArray[np.float32],
+        source: tuple[str | None, ...],
+        ids: list[str],
+        unit: str,
+        notices: dict[str, list[str]],
+    ) -> None:
+        rows = [row for row, lead in enumerate(source) if lead is not None]
+        with np.errstate(invalid="ignore"):  # samples may be infinite
+            ranges = np.ptp(glance(signals)[:, rows], axis=-1)
+        for record in np.flatnonzero(needs_judgement(ranges)):
+            doubt = judge_amplitude(signals[record, rows])
+            if doubt is None:
+                continue
+            problem = doubt.problem if units_per_millivolt(unit) == 1 else f"read as {unit}, {doubt.problem}"
+            if doubt.is_impossible and self.check_amplitude == "raise":
+                raise RecordError(
+                    ids[record],
+                    f"{problem}.",
+                    "Pass the right unit (an EcgRecord is in mV), or set check_amplitude='warn' if it is right.",
+                )
+            notices[f"may be in another unit: {problem}. Check the unit."].append(ids[record])
 
     def _check_presence(self, lead_mask: NDArray[np.bool_], has_signal: NDArray[np.bool_], ids: list[str]) -> None:
         if lead_mask.all():

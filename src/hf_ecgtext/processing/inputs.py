@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers.utils import is_torch_tensor
 
+from hf_ecgtext.data.plausibility import check_sampling_rate
 from hf_ecgtext.data.records import AnyEcg
+from hf_ecgtext.data.units import canonical_unit
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.leads import STANDARD_LEADS
 
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     EcgInput = AnyEcg | NDArray | Tensor | Sequence[AnyEcg] | Sequence[NDArray] | Sequence[Tensor]
-
-MILLIVOLTS_PER_UNIT = {"mV": 1.0, "uV": 1e-3, "V": 1e3}
 
 
 class Recording(NamedTuple):
@@ -45,8 +45,10 @@ def collect_recordings(
         TypeError: If `ecg` is none of the accepted types.
         ValueError: If arguments contradict each other or are missing.
     """
-    if unit not in MILLIVOLTS_PER_UNIT:
-        raise ValueError(f"unit must be one of {list(MILLIVOLTS_PER_UNIT)}, got {unit!r}. Convert the signal to mV.")
+    try:
+        unit = canonical_unit(unit)
+    except ValueError as error:
+        raise ValueError(f"unit: the signal {error}. Convert it to mV.") from error
     items = [ecg] if isinstance(ecg, AnyEcg) else ecg
     if isinstance(items, list | tuple) and any(isinstance(item, AnyEcg) for item in items):
         recordings = _from_records(items, sampling_rate_hz, lead_names, unit, record_ids)
@@ -163,7 +165,8 @@ def _check_recording(recording: Recording, unit: str) -> None:
     is_number = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
     if not (is_number and rate > 0 and math.isfinite(rate)):
         raise RecordError(record_id, f"sampling rate {rate!r} is not a positive number.", "Pass the rate in Hz.")
-    if signal.dtype.kind == "f" or (signal.dtype.kind in "iu" and unit == "uV"):
+    check_sampling_rate(rate, record_id, "Pass the rate in Hz at which it was sampled.")
+    if signal.dtype.kind == "f" or (signal.dtype.kind in "iu" and unit in ("uV", "nV")):
         return
     raise RecordError(
         record_id,

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from hf_ecgtext.data.files.scratch import scratch_file, write_whole
-from hf_ecgtext.data.files.tree import FileTree, checked_path
+from hf_ecgtext.data.files.tree import MAX_READ_BYTES, FileTree, checked_path, too_long
 from hf_ecgtext.data.files.unpacking import compression_of, unpack_tar
 from hf_ecgtext.errors import ArchiveError, RecordError
 
@@ -127,7 +127,13 @@ class ArchiveTree(FileTree):
 
     def read(self, path: str) -> bytes:
         """See [`FileTree`]."""
-        return b"".join(self._checked_pieces(path))
+        pieces, total = [], 0
+        for piece in self._checked_pieces(path):
+            total += len(piece)
+            if total > MAX_READ_BYTES:
+                raise too_long(path)
+            pieces.append(piece)
+        return b"".join(pieces)
 
     def local_file(self, path: str, scratch: Path) -> Path:
         """See [`FileTree`]."""

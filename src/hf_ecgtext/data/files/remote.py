@@ -18,6 +18,9 @@ __all__ = ["RemoteSettings", "RemoteTree", "open_remote"]
 CHECKSUMS_FILE = "SHA256SUMS.txt"
 RECORDS_FILE = "RECORDS"
 
+_MAX_DEPTH = 20
+"""Of folders in folders: a server that answers every address with the same list would be followed for ever."""
+
 _ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst|lz4|Z)|7z|rar)$", re.IGNORECASE)
 _PHYSIONET_ARCHIVE = re.compile(r"/get-zip/")  # physionet.org/content/ptb-xl/get-zip/1.0.3/ leads to a .zip
 _CHECKSUM_LINE = re.compile(r"[0-9a-fA-F]{64} [ *](.+)|[0-9a-fA-F]{64} (.+)")
@@ -187,6 +190,7 @@ class RemoteTree(FileTree):
                     if not line.endswith("/"):
                         found.add(f"{entry.removesuffix('.hea')}.hea")
                     elif (more := f"{entry}{RECORDS_FILE}") not in seen:
+                        self._check_depth(more)
                         seen.add(more)
                         lists.append(more)
         return sorted(found)
@@ -212,7 +216,16 @@ class RemoteTree(FileTree):
             found |= {entry for entry in entries if not entry.endswith("/")}
             # Entries lie one level below their page, so that links in a circle cannot occur.
             folders = sorted(entry for entry in entries if entry.endswith("/"))
+            for folder in folders[:1]:  # all are of one depth
+                self._check_depth(folder)
         return sorted(found)
+
+    def _check_depth(self, path: str) -> None:
+        if path.count("/") > _MAX_DEPTH:
+            raise OSError(
+                f"{self.location} lists folders in folders without end, such as '{path}'. Check the address, or "
+                "download the files and name their folder."
+            )
 
     def _entries(self, folder: str, page: str) -> set[str]:
         """Paths that the page of a folder links to, one level below it; those of folders end with `/`."""

@@ -21,6 +21,10 @@ _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryEr
 _TRANSIENT_STATUSES = (408, 425, 429)  # and all from 500
 _NETWORK_PACKAGES = ("aiohttp", "aiobotocore", "botocore", "fsspec", "httpx", "httpx2", "huggingface_hub", "requests")
 _MAX_WAIT_S = 60.0
+_MAX_ANSWER_BYTES = 1 << 29
+"""Of one file, and twice that of all files asked for at once: no table or record of the data sets has more."""
+_MAX_UNANNOUNCED_BYTES = 1 << 36
+"""Of a download whose length the server does not announce; MIMIC-IV-ECG, the largest, has 36 GB."""
 _PIECE_BYTES = 16 << 20
 
 
@@ -49,6 +53,10 @@ class _BrokenDownloadError(OSError):
     """An answer that cannot be continued as it was announced."""
 
 
+class _EndlessAnswerError(Exception):
+    """More than any file of a data set has; asking again does not help."""
+
+
 class RemoteAccess:
     """Files by address, on one server. Can be pickled; each process makes its own connections.
 
@@ -67,6 +75,7 @@ class RemoteAccess:
         self.is_http = self.protocol in {"http", "https"}
         self._filesystem: Any = None
         self._process = -1
+        self._room = 0
         self._connect()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -78,7 +87,11 @@ class RemoteAccess:
         return self._filesystem
 
     def read_all(self, addresses: Iterable[str]) -> dict[str, bytes | OSError]:
-        """Contents by address, or the last error of each, after as many attempts as the settings allow."""
+        """Contents by address, or the last error of each, after as many attempts as the settings allow.
+
+        Of HTTP, at most half a GB of one file and one GB of all is held; an answer that goes on after that is an error.
+        """
+        self._room = 2 * _MAX_ANSWER_BYTES
         return self._ask(addresses, self._read, self._read_sync)
 
     def find_all(self, addresses: Iterable[str]) -> dict[str, bool | OSError]:
@@ -131,8 +144,29 @@ class RemoteAccess:
         return await asyncio.gather(*map(in_turn, addresses), return_exceptions=True)
 
     async def _read(self, address: str) -> bytes:
-        content: bytes = await self._connect()._cat_file(address)
-        return content
+        filesystem = self._connect()
+        if not self.is_http:
+            content: bytes = await filesystem._cat_file(address)
+            return content
+        session = await filesystem.set_session()
+        async with session.get(filesystem.encode_url(address)) as answer:
+            _raise_for_status(answer, address)
+            if (answer.content_length or 0) > _MAX_ANSWER_BYTES:
+                raise _EndlessAnswerError(f"it announces {answer.content_length / 1e9:.2f} GB")
+            held = bytearray()
+            try:
+                async for piece in answer.content.iter_chunked(1 << 20):
+                    held += piece
+                    self._room -= len(piece)
+                    if len(held) > _MAX_ANSWER_BYTES:
+                        raise _EndlessAnswerError(f"the answer does not end after {len(held) / 1e9:.2f} GB")
+                    if self._room < 0:
+                        raise _EndlessAnswerError("it and the files asked for beside it have more than 1 GB")
+            except BaseException:
+                self._room += len(held)
+                held.clear()  # the error is kept for a while, and this with it
+                raise
+            return bytes(held)
 
     def _read_sync(self, address: str) -> bytes:
         content: bytes = self._connect().cat_file(address)
@@ -223,6 +257,8 @@ class RemoteAccess:
             check_room(part.target, answer.content_length or 0)
             with part.file.open("ab") as file:
                 async for piece in answer.content.iter_chunked(1 << 20):
+                    if total is None and part.size + len(piece) > _MAX_UNANNOUNCED_BYTES:
+                        raise _EndlessAnswerError(f"the answer does not end after {part.size / 1e9:.2f} GB")
                     file.write(piece)
                     file.flush()
                     show(part.size, total)
@@ -345,6 +381,8 @@ def _judged(address: str, answer: Any, attempts: int) -> Any:
         return PermissionError(f"The server refuses access to {shown}. Check whether you must sign in or ask for it.")
     if isinstance(answer, OSError) and is_disk_error(answer):
         return answer
+    if isinstance(answer, _EndlessAnswerError):
+        return OSError(f"{shown} is not read: {answer}, more than a data set has. Check the address.")
     if _is_transient(answer) or status is not None:
         times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
         return OSError(f"{shown} could not be read in {times}: {_reason(answer, status)}")

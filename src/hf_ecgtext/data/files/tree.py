@@ -15,7 +15,15 @@ from pathlib import Path, PurePosixPath
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.io import READ_ONLY
 
+MAX_READ_BYTES = 1 << 31
+"""Of one file read into memory: 24 hours of twelve leads at 1 kHz have 2.07 GB, the largest table 0.4 GB."""
+
 _MAX_ROOT_DEPTH = 5  # `wget -r` nests physionet.org/files/ptb-xl/1.0.3/
+
+
+def too_long(name: str, limit: int = MAX_READ_BYTES) -> OSError:
+    """The error for a file that is not read into memory."""
+    return OSError(f"'{name}' has more than {limit / 1e9:.2f} GB, the most that is read of one file")
 
 
 class FileTree(ABC):
@@ -113,6 +121,8 @@ class LocalTree(FileTree):
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(f"'{file}' is no regular file")
+            if status.st_size > MAX_READ_BYTES:
+                raise too_long(file)
             content = os.read(descriptor, status.st_size)
             if len(content) == status.st_size:
                 return content

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
+from hf_ecgtext.data.bad_records import is_unreadable
 from hf_ecgtext.data.files.tree import LocalTree
 from hf_ecgtext.data.prepare.card import open_writer
 from hf_ecgtext.data.sources.base import EcgSource
@@ -217,9 +218,7 @@ class ShardWriter:
             yield from self.source.read(entries[start : start + self._read_at_once])
 
     def _check_source_is_there(self, error: RecordError) -> None:
-        cause = error.__cause__
-        # A missing file is a fact about the download, such as a partial one; another error may be gone tomorrow.
-        if not isinstance(cause, OSError) or isinstance(cause, FileNotFoundError):
+        if not is_unreadable(error):
             self._unreadable_in_a_row = 0
             return
         self._unreadable_in_a_row += 1

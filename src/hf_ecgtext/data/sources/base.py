@@ -12,6 +12,7 @@ from datasets import Features
 
 from hf_ecgtext.data.bad_records import no_valid_sample
 from hf_ecgtext.data.files.tree import FileTree
+from hf_ecgtext.data.plausibility import check_sampling_rate, refuse_impossible_samples
 from hf_ecgtext.data.records import has_valid_sample
 from hf_ecgtext.data.store.schema import samples_to_row
 from hf_ecgtext.data.tasks import LabelTask
@@ -140,11 +141,11 @@ class EcgSource(ABC):
     def read(self, entries: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any] | RecordError]:
         """The records of some rows of the index, in order: a row of the stored form, or why there is none.
 
-        There is none of a record without one valid sample, whatever the source. No source overrides this.
+        There is none of a record without one valid sample, or with a rate or an amplitude that no ECG has, whatever the
+        source. No source overrides this.
         """
         for entry, found in zip(entries, self.read_rows(entries), strict=True):
-            is_usable = isinstance(found, RecordError) or has_valid_sample(found["samples"])
-            yield found if is_usable else no_valid_sample(str(entry["record_id"]))
+            yield found if isinstance(found, RecordError) else _usable(str(entry["record_id"]), found)
 
     def read_rows(self, entries: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any] | RecordError]:
         """As [`read`], but whatever the samples are: by [`files_of`] and [`decode`], or as a source knows better."""
@@ -155,6 +156,17 @@ class EcgSource(ABC):
                 yield self.decode(entry, {path: _content(entry, path, contents[path]) for path in group})
             except RecordError as error:
                 yield error
+
+
+def _usable(record: str, row: dict[str, Any]) -> dict[str, Any] | RecordError:
+    if not has_valid_sample(row["samples"]):
+        return no_valid_sample(record)
+    try:
+        check_sampling_rate(row["sampling_rate_hz"], record, "Correct it in its file, or leave the record out.")
+        refuse_impossible_samples(row["samples"], row["gain_per_mv"], row["baseline"], record)
+    except RecordError as error:
+        return error
+    return row
 
 
 def _content(entry: Mapping[str, Any], path: str, content: bytes | OSError) -> bytes:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_ecgtext.data.plausibility import glance, judge_amplitude, needs_judgement
 from hf_ecgtext.data.records import EcgRecord
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.leads import STANDARD_LEADS
@@ -28,19 +29,23 @@ _FIX = "Give CPSC2018's own .mat file, or put the WFDB header (.hea) beside the 
 
 _MATLAB_5_MAGIC = b"MATLAB 5.0"
 _MATLAB_5_HEADER_BYTES = 128
-_MAX_BYTES = 1 << 26  # 64 MB; a recording of 144 s has 7 MB
+_MATLAB_7_3_MAGIC = b"MATLAB 7.3"  # an HDF5 file behind 512 bytes of MATLAB's own
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_MAX_BYTES = 1 << 26  # 64 MB, packed, unpacked in all, and as float64; a recording of 144 s has 7 MB
+_MAX_ELEMENTS = 256  # side by side; CPSC2018's struct has 5. Empty ones take 8 bytes in the file and 300 in memory
 _NUMBER_TYPES = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"}
 _TEXT_TYPES = {1: "latin-1", 2: "latin-1", 4: "utf-16-le", 16: "utf-8", 17: "utf-16-le"}
 _MATRIX, _COMPRESSED = 14, 15  # element types
 _STRUCT, _CHAR, _NUMBERS = 2, 4, range(6, 16)  # array classes; numbers are double, single and the integers
+_FLOATING = (6, 7)
 _COMPLEX = 0x800
 
 
-def is_matlab_5_file(path: str) -> bool:
-    """Whether a file starts like a MATLAB 5 file; PhysioNet's `.mat` signal files are of version 4."""
+def is_matlab_file(path: str) -> bool:
+    """Whether a file starts like one of MATLAB 5 or 7.3; PhysioNet's `.mat` signal files are of version 4."""
     try:
         with open(path, "rb") as file:
-            return file.read(len(_MATLAB_5_MAGIC)) == _MATLAB_5_MAGIC
+            return file.read(len(_MATLAB_5_MAGIC)).startswith((_MATLAB_5_MAGIC, _MATLAB_7_3_MAGIC, _HDF5_MAGIC))
     except (OSError, ValueError):  # ValueError: a NUL character in the path
         return False
 
@@ -75,6 +80,12 @@ def decode_cpsc2018_mat(content: bytes, record: str) -> EcgRecord:
     Raises:
         RecordError: If the content is damaged or is not a CPSC2018 recording.
     """
+    if content.startswith((_MATLAB_7_3_MAGIC, _HDF5_MAGIC)):
+        raise RecordError(
+            record,
+            "its MATLAB file is of version 7.3 (HDF5), which is not read.",
+            "Save it in MATLAB with save(name, 'ECG', '-v7'), or write a WFDB record with wfdb.wrsamp(...).",
+        )
     try:
         fields = _find_struct(content, "ECG")
     except (zlib.error, struct.error, ValueError) as error:
@@ -86,9 +97,19 @@ def decode_cpsc2018_mat(content: bytes, record: str) -> EcgRecord:
         raise RecordError(record, "its field 'data' holds no real numbers.", _FIX)
     if signal.ndim != 2 or signal.shape[0] != len(STANDARD_LEADS) or signal.shape[1] == 0:
         raise RecordError(record, f"its field 'data' has shape {signal.shape}; expected (12, num_samples).", _FIX)
-    signal = signal.astype(np.float64)
+    if signal.dtype.kind in "iu":
+        raise RecordError(
+            record,
+            f"its field 'data' holds integers ({signal.dtype}), and a .mat file does not say of which unit; CPSC2018's "
+            "own are mV in floating point.",
+            "Divide them by their gain in the file, or put a WFDB header (.hea) with the gain beside a version 4 file.",
+        )
     if np.isinf(signal).any() or np.nanmax(np.abs(signal), initial=0.0) > 1e6:
         raise RecordError(record, "its field 'data' holds values that cannot be mV.", "Download the file again.")
+    if needs_judgement(np.ptp(glance(signal), axis=-1)):
+        doubt = judge_amplitude(signal)
+        if doubt is not None and doubt.is_impossible:
+            raise RecordError(record, f"its field 'data' is no mV: {doubt.problem}.", "Convert it to mV in the file.")
 
     age, sex = fields.get("age"), fields.get("sex")
     attributes: dict[str, Any] = {}
@@ -111,12 +132,14 @@ def _find_struct(content: bytes, name: str) -> dict[str, Any] | None:
         raise ValueError("it is longer than 64 MB")
     if content[126:128] != b"IM":
         raise ValueError("it is not written in little-endian order")
+    budget = _MAX_BYTES
     for element_type, data in _elements(memoryview(content)[_MATLAB_5_HEADER_BYTES:]):
         if element_type == _COMPRESSED:
             inflater = zlib.decompressobj()
-            inflated = inflater.decompress(data, _MAX_BYTES)
+            inflated = inflater.decompress(data, max(1, budget))  # 0 would mean no limit
+            budget -= len(inflated)
             if not inflater.eof:
-                raise ValueError("its compressed data is incomplete or too long")
+                raise ValueError("its compressed data is incomplete, or unpacks to more than 64 MB")
             inner = list(_elements(memoryview(inflated)))
         else:
             inner = [(element_type, data)]
@@ -160,7 +183,10 @@ def _array_value(data: memoryview) -> Any:
         numbers = np.frombuffer(values, _NUMBER_TYPES[element_type])
         if numbers.size != math.prod(shape):
             raise ValueError(f"an array of shape {shape} has {numbers.size} values")
-        return numbers.reshape(shape, order="F")
+        if 8 * numbers.size > _MAX_BYTES:
+            raise ValueError(f"an array of shape {shape} takes more than 64 MB")
+        # MATLAB stores whole numbers of floating-point arrays as small integers: the class counts, not the type.
+        return (numbers.astype(np.float64) if array_class in _FLOATING else numbers).reshape(shape, order="F")
     return None
 
 
@@ -178,8 +204,11 @@ def _array_header(data: memoryview) -> tuple[int, bool, tuple[int, ...], str, li
 
 def _elements(data: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Type and content of one element after the other; short ones hold up to 4 bytes within their tag."""
-    position = 0
+    position = count = 0
     while position < len(data):
+        count += 1
+        if count > _MAX_ELEMENTS:
+            raise ValueError(f"it has more than {_MAX_ELEMENTS} elements side by side")
         element_type, num_bytes = struct.unpack_from("<II", data, position)
         start = position + 8
         if element_type >> 16:

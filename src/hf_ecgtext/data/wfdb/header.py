@@ -11,12 +11,13 @@ Chapman-Shaoxing-Ningbo and the PhysioNet/CinC challenges 2020 and 2021 for the 
 from __future__ import annotations
 
 import datetime
-import math
 import os
 import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from hf_ecgtext.data.plausibility import check_sampling_rate
+from hf_ecgtext.data.units import units_per_millivolt
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.io import READ_ONLY
 
@@ -26,20 +27,8 @@ DEFAULT_SAMPLING_RATE_HZ = 250.0
 DEFAULT_GAIN = 200.0
 """What WFDB assumes, in ADC units per physical unit, when a header gives no gain or a gain of 0."""
 
-UNITS_PER_MILLIVOLT: dict[str, float] = {
-    "mV": 1.0,
-    "mv": 1.0,  # PhysioNet/CinC 2021, the PTB and PTB-XL parts
-    "uV": 1e3,
-    "uv": 1e3,
-    "\N{MICRO SIGN}V": 1e3,
-    "\N{GREEK SMALL LETTER MU}V": 1e3,
-    "nV": 1e6,
-    "nv": 1e6,
-    "V": 1e-3,
-}
-"""The units this library converts. `MV` is missing on purpose: it may mean mega- or millivolt."""
-
 _GAIN_PER_MV_LIMITS = (1e-6, 1e12)  # an ADC step of 1 kV or of 1 fV is a misprint, and would overflow float32
+_INITIAL_VALUES = range(-(2**31), 2**31)  # samples have 32 bit at most
 _MAX_HEADER_BYTES = 1 << 16  # real headers have less than 2 kB
 
 _NUMBER = r"[-+]?(?:\d{1,15}\.?\d{0,20}|\.\d{1,20})(?:[eE][-+]?\d{1,3})?"
@@ -105,6 +94,8 @@ class WfdbHeader(NamedTuple):
         num_samples (`int`, *optional*): Samples per lead; `None` where the header leaves it to the signal file.
         base_time (`datetime.time`, *optional*): Time of day of the first sample.
         base_date (`datetime.date`, *optional*): Date of the first sample.
+        unread (`tuple[str, ...]`): What the header says and no one understands, and the signal does not depend on:
+            misprinted times and dates, and lines after those of the leads.
         leads (`tuple[WfdbLead, ...]`): In file order, at least one.
         comments (`tuple[str, ...]`): Comment lines without the leading `#`.
     """
@@ -114,6 +105,7 @@ class WfdbHeader(NamedTuple):
     num_samples: int | None
     base_time: datetime.time | None
     base_date: datetime.date | None
+    unread: tuple[str, ...]
     leads: tuple[WfdbLead, ...]
     comments: tuple[str, ...]
 
@@ -189,34 +181,58 @@ def parse_wfdb_header(text: str, record: str) -> WfdbHeader:
     if not lines:
         raise RecordError(record, "its header holds no record line.", "Download the .hea file again.")
 
-    record_name, num_leads, sampling_rate_hz, num_samples, base_time, base_date = _parse_record_line(lines[0], record)
-    if num_leads != len(lines) - 1:
+    record_line = _parse_record_line(lines[0], record)
+    surplus = lines[1 + record_line.num_leads :]
+    # Readers of the format stop after the leads announced, whatever follows. That is safe where the length is given:
+    # the size of the signal file then tells whether the number of leads is right.
+    if record_line.num_leads > len(lines) - 1 or (surplus and record_line.num_samples is None):
         raise RecordError(
             record,
-            f"its header announces {num_leads} leads but describes {len(lines) - 1}.",
+            f"its header announces {record_line.num_leads} leads but describes {len(lines) - 1}.",
             "Download the .hea file again.",
         )
-    leads = _parse_tidy_signal_lines(lines[1:]) or tuple([_parse_any_signal_line(line, record) for line in lines[1:]])
+    lead_lines = lines[1 : 1 + record_line.num_leads]
+    leads = _parse_tidy_signal_lines(lead_lines) or tuple([_parse_any_signal_line(line, record) for line in lead_lines])
     names = [lead.name for lead in leads]
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise RecordError(
             record, f"its header names {', '.join(twice)} more than once.", "Give each lead its own name."
         )
-    return WfdbHeader(record_name, sampling_rate_hz, num_samples, base_time, base_date, leads, tuple(comments))
+    return WfdbHeader(
+        record_line.record_name,
+        record_line.sampling_rate_hz,
+        record_line.num_samples,
+        record_line.base_time,
+        record_line.base_date,
+        (*record_line.unread, *(f"the surplus line '{line}'" for line in surplus)),
+        leads,
+        tuple(comments),
+    )
 
 
-def _parse_record_line(
-    line: str, record: str
-) -> tuple[str, int, float, int | None, datetime.time | None, datetime.date | None]:
+class _RecordLine(NamedTuple):
+    """The first fields of [`WfdbHeader`], and how many leads there are."""
+
+    record_name: str
+    num_leads: int
+    sampling_rate_hz: float
+    num_samples: int | None
+    base_time: datetime.time | None
+    base_date: datetime.date | None
+    unread: tuple[str, ...]
+
+
+def _parse_record_line(line: str, record: str) -> _RecordLine:
     """`name[/segments] leads [rate[/counter[(base)]] [samples [time and date, in either order]]]`."""
 
     def wrong(what: str, fix: str = "Correct the first line of the .hea file.") -> RecordError:
         return RecordError(record, f"the record line '{line}' of its header {what}.", fix)
 
     fields = line.split()
-    record_name, _, segments = fields[0].partition("/")
-    if segments:
+    record_name = fields[0]
+    segments = record_name.rpartition("/")[2] if "/" in record_name else ""
+    if segments.isdecimal():  # PTB-XL+ writes a folder there ("some/name"), which says nothing about the signal
         raise wrong(
             "announces a multi-segment record, which this reader does not join",
             "Read its segments one by one, or write one segment with wfdb.rdrecord(...) and wfdb.wrsamp(...).",
@@ -233,8 +249,7 @@ def _parse_record_line(
         if match is None:
             raise wrong(f"gives '{fields[2]}' as sampling rate")
         sampling_rate_hz = float(match[1])
-        if not 0 < sampling_rate_hz < math.inf:
-            raise wrong("gives a sampling rate that is not positive")
+        check_sampling_rate(sampling_rate_hz, record, "Correct the first line of its .hea file.")
     num_samples = None
     if len(fields) > 3:
         if not _is_count(fields[3]):
@@ -243,6 +258,7 @@ def _parse_record_line(
 
     base_time: datetime.time | None = None
     base_date: datetime.date | None = None
+    unread = []
     for field in fields[4:]:
         moment = _parse_time_or_date(field)
         if isinstance(moment, datetime.time) and base_time is None:
@@ -250,11 +266,8 @@ def _parse_record_line(
         elif isinstance(moment, datetime.date) and base_date is None:
             base_date = moment
         else:
-            raise wrong(
-                f"ends in '{field}', which is neither time nor date",
-                "Write HH:MM:SS DD/MM/YYYY or DD-Mon-YYYY HH:MM:SS, or remove it.",
-            )
-    return record_name, num_leads, sampling_rate_hz, num_samples, base_time, base_date
+            unread.append(f"'{field}', which is no time or date (HH:MM:SS DD/MM/YYYY)")
+    return _RecordLine(record_name, num_leads, sampling_rate_hz, num_samples, base_time, base_date, tuple(unread))
 
 
 def _parse_tidy_signal_lines(lines: list[str]) -> tuple[WfdbLead, ...] | None:
@@ -265,7 +278,7 @@ def _parse_tidy_signal_lines(lines: list[str]) -> tuple[WfdbLead, ...] | None:
     leads = []
     for file_name, shared_fields, initial, checksum, name in found:
         shared = _parse_shared_fields(shared_fields)
-        if shared is None:
+        if shared is None or int(initial) not in _INITIAL_VALUES:
             return None
         leads.append(WfdbLead(file_name, *shared, int(initial), int(checksum), name))
     return tuple(leads)
@@ -301,6 +314,8 @@ def _parse_any_signal_line(line: str, record: str) -> WfdbLead:
         )
     try:
         gain_per_mv, baseline_adc = _parse_scale(gain, baseline, unit, zero)
+        if int(initial) not in _INITIAL_VALUES:
+            raise ValueError(f"has the initial value {initial}, beyond 32 bit")
     except ValueError as error:
         raise RecordError(
             record, f"lead {name} {error}.", "Correct its line in the .hea file, or remove the lead if it is no ECG."
@@ -329,9 +344,7 @@ def _parse_scale(gain: str | None, baseline: str | None, unit: str | None, zero:
         ValueError: If one of them cannot be right; the message continues "lead V1 ...".
     """
     unit = unit or "mV"
-    if unit not in UNITS_PER_MILLIVOLT:
-        raise ValueError(f"is in '{unit}', which cannot be converted to mV (known: {', '.join(UNITS_PER_MILLIVOLT)})")
-    gain_per_mv = (float(gain or 0) or DEFAULT_GAIN) * UNITS_PER_MILLIVOLT[unit]
+    gain_per_mv = (float(gain or 0) or DEFAULT_GAIN) * units_per_millivolt(unit)
     smallest, largest = _GAIN_PER_MV_LIMITS
     if not smallest <= abs(gain_per_mv) <= largest:
         raise ValueError(f"has the gain {gain}/{unit}, which cannot be right")

@@ -1,11 +1,13 @@
 """One ECG recording from disk to millivolts: WFDB (`.hea` with `.dat` or `.mat`) and CPSC2018's own `.mat`.
 
 Nothing is repaired here. A record either is what its header says, or raises a `RecordError` that names it and says
-what to do; constant leads, missing leads and NaN are for the processor.
+what to do; constant leads, missing leads, NaN and amplitudes that no heart makes are for the processor. Of the last, a
+warning is logged here too.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -13,11 +15,16 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
+import numpy as np
+
+from hf_ecgtext.data.plausibility import glance, judge_amplitude, needs_judgement
 from hf_ecgtext.data.records import DigitalEcg, EcgRecord
-from hf_ecgtext.data.wfdb.cpsc_mat import is_matlab_5_file, read_cpsc2018_mat
+from hf_ecgtext.data.wfdb.cpsc_mat import is_matlab_file, read_cpsc2018_mat
 from hf_ecgtext.data.wfdb.header import WfdbHeader, decode_wfdb_header, read_wfdb_header
 from hf_ecgtext.data.wfdb.signal import decode_format_16, is_format_16, read_format_16, read_other_format
 from hf_ecgtext.errors import RecordError
+
+logger = logging.getLogger(__name__)
 
 _EXTENSIONS = (".hea", ".dat", ".mat")
 _PATIENT_KEYS = ("subject_id", "patient_id")
@@ -51,7 +58,7 @@ def read_record(path: str | PathLike[str], *, verify_checksum: bool = True) -> E
     header = _read_header(header_path)
     if header is None:
         matlab_path = record + ".mat"
-        if not os.fspath(path).endswith((".hea", ".dat")) and is_matlab_5_file(matlab_path):
+        if not os.fspath(path).endswith((".hea", ".dat")) and is_matlab_file(matlab_path):
             return read_cpsc2018_mat(matlab_path)
         raise _no_header(record)
     if is_format_16(header):
@@ -59,6 +66,10 @@ def read_record(path: str | PathLike[str], *, verify_checksum: bool = True) -> E
     else:
         signal = read_other_format(header, record, verify_checksum=verify_checksum)
 
+    if needs_judgement(np.ptp(glance(signal), axis=-1)) and (doubt := judge_amplitude(signal)):
+        logger.warning("Record '%s': %s. Check unit and gain in its header.", record, doubt.problem)
+    if header.unread:
+        logger.warning("Record '%s': left unread in its header: %s.", record, "; ".join(header.unread))
     labels, patient_id, attributes = interpret_comments(header.comments)
     if header.base_date is not None:
         attributes["base_date"] = header.base_date.isoformat()

@@ -29,6 +29,7 @@ from hf_ecgtext.errors import RecordError
 from hf_ecgtext.io import READ_ONLY
 
 _DOWNLOAD_AGAIN = "Download the record again; header and signal file must come from the same version."
+_MAX_SAMPLES = 1 << 30  # of all leads: 24 hours of twelve leads at 1 kHz, and 2 GB as they are stored
 _SAMPLES_PER_PIECE = 8192  # of each lead: long recordings are read in pieces that stay in the CPU's cache
 _WHERE_AND_HOW_STORED = itemgetter(slice(5))  # the first five fields of a WfdbLead
 _NOT_IN_FILE_NAMES = re.compile(r"[/\\:\0]")
@@ -177,7 +178,7 @@ def _decode_with_wfdb(header: WfdbHeader, record: str, num_samples: int) -> NDAr
     try:
         decoded: Any = wfdb.rdrecord(os.path.abspath(record), physical=False)
         samples = np.asarray(decoded.d_signal).T
-    except (ValueError, TypeError, KeyError, IndexError, OSError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, OSError) as error:
         raise RecordError(record, f"the wfdb package cannot read it ({error}).", fix) from error
     # wfdb parses the header again, more leniently; it must have found the same samples.
     ours = [(lead.file_name, str(lead.format), lead.byte_offset) for lead in header.leads]
@@ -273,6 +274,13 @@ def _checked_num_samples(header: WfdbHeader, files: list[_SignalFile], sizes: li
         if num_samples is None:
             num_samples = num_bytes * layout.block_samples // (layout.block_bytes * file.num_leads)
         total = num_samples * file.num_leads
+        if num_samples * len(header.leads) > _MAX_SAMPLES:
+            raise RecordError(
+                record,
+                f"{len(header.leads)} leads of {num_samples:,} samples are more than {_MAX_SAMPLES:,} (24 hours of "
+                "twelve leads at 1 kHz), the most that is read at once.",
+                "Cut it into shorter records.",
+            )
         shortest = -(-total * layout.block_bytes // layout.block_samples)
         longest = -(-total // layout.block_samples) * layout.block_bytes  # writers may fill the last block
         if num_samples <= 0:
