@@ -38,7 +38,7 @@ def write_recording(folder: Path, seconds: int) -> Path:
     """A recording of any length, of which one block is in memory at a time; returns its path without extension."""
     from hf_ecgtext.data.synthetic import SyntheticEcgGenerator
 
-    records = SyntheticEcgGenerator(seed=0, sampling_rate_hz=float(RATE_HZ)).records(8)
+    records = list(SyntheticEcgGenerator(seed=0, sampling_rate_hz=float(RATE_HZ)).records(8))
     blocks = [np.rint(record.signal * _GAIN_PER_MV).astype(np.int16) for record in records]
     sums = np.zeros(len(blocks[0]), dtype=np.int64)
     name = f"{seconds}s"

@@ -17,7 +17,7 @@ from hf_ecgtext.data.records import AnyEcg, EcgRecord
 from hf_ecgtext.data.wfdb.header import UNITS_PER_MILLIVOLT
 from hf_ecgtext.data.wfdb.reading import LongRecord, open_record
 from hf_ecgtext.errors import RecordError
-from hf_ecgtext.leads import canonical_lead_name
+from hf_ecgtext.leads import STANDARD_LEADS, canonical_lead_name
 from hf_ecgtext.processing.inputs import check_sampling_rate, collect_recordings
 from hf_ecgtext.processing.windows import cut
 
@@ -29,7 +29,8 @@ row of a stored dataset."""
 LeadNames = Sequence[str] | Mapping[str, str]
 """One name per row, or new names by those that the recording has."""
 
-_MAPPING_KEYS = {"ecg", "sampling_rate_hz", "sampling_rate", "lead_names", "unit", "index"}
+_MAPPING_KEYS = ("lead_names", "sampling_rate_hz", "unit")
+_ALSO_IN_MAPPINGS = {"ecg", "sampling_rate", "index"}  # transformers' name of the rate; the items of our datasets
 
 
 class UnknownLeadError(RecordError):
@@ -42,13 +43,14 @@ class UnknownLeadError(RecordError):
 
     def __init__(self, record: str, names: Sequence[str]):
         self.names = tuple(names)
-        super().__init__(record, f"unknown lead names {list(names)}.", "")
+        known = f"known are {', '.join(STANDARD_LEADS)} and their usual spellings"
+        super().__init__(record, f"unknown lead names {list(names)}; {known}.", "")
         example = ", ".join(f"{name!r}: {self.likely_lead(name)!r}" for name in self.names[:1])
         self.explain(f"lead_names={{{example}}}", 'unknown_leads="ignore"')
 
     def explain(self, rename: str, ignore: str) -> None:
         """Say what to do in the words of the place where it is said."""
-        self.fix = f"Say which lead such a row is, as in {rename}, or leave such rows out by {ignore}."
+        self.fix = f"Correct the names, as by {rename}, or leave these rows out by {ignore}."
         self.args = (f"Record '{self.record}': {self.problem} {self.fix}",)
 
     @staticmethod
@@ -148,9 +150,9 @@ def open_ecg(
     if isinstance(ecg, Mapping):
         if "samples" in ecg and "ecg" not in ecg:
             return _with_own_facts(_stored_row(ecg, name), sampling_rate_hz, lead_names, unit)
-        if "ecg" not in ecg or not ecg.keys() <= _MAPPING_KEYS:
+        if "ecg" not in ecg or not ecg.keys() <= {*_MAPPING_KEYS, *_ALSO_IN_MAPPINGS}:
             raise ValueError(
-                f"A mapping holds the signal under 'ecg' and may hold {', '.join(sorted(_MAPPING_KEYS - {'ecg'}))}; "
+                f"A mapping holds the signal under 'ecg' and may hold {', '.join(_MAPPING_KEYS)}; "
                 f"this one has {', '.join(map(repr, ecg))}."
             )
         own_rate = same_rate(ecg.get("sampling_rate_hz"), ecg.get("sampling_rate"))

@@ -180,8 +180,9 @@ class ModelEncoder(FrozenEncoder):
     @torch.no_grad()
     def embed_pooled(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
         """The method's own head on pooled outputs, normalised."""
+        rows = torch.from_numpy(np.array(pooled)).to(self.model.device, self.model.dtype)
         with self._autocast():
-            embeds = self.model.embed_text(torch.from_numpy(np.array(pooled)).to(self.model.device))
+            embeds = self.model.embed_text(rows)
         return F.normalize(embeds.float(), dim=-1).cpu().numpy()
 
     def clean_report(self, report: str) -> str:
