@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +153,21 @@ def test_json_and_csv_exclude_each_other(classify, records, capsys):
     with pytest.raises(SystemExit):
         classify(records["short"], "--json", "--csv")
     assert "not allowed with argument" in capsys.readouterr().err
+
+
+def test_one_record_is_answered_without_the_packages_that_only_other_commands_need(records, merl_folder):
+    program = (
+        "import sys\n"
+        "from hf_ecgtext_cli.main import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "heavy = {'datasets', 'pandas', 'pyarrow', 'sklearn', 'scipy.signal', 'scipy.stats', 'wfdb', 'peft',"
+        " 'evaluate', 'hf_ecgtext.training', 'hf_ecgtext.evaluation', 'hf_ecgtext.harness',"
+        " 'hf_ecgtext.data.store', 'transformers.trainer'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    words = ["classify", records["short"], "--model", str(merl_folder), "--labels", *LABELS]
+    finished = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=600)
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_weights_that_are_no_numbers_are_no_answer(records, merl_folder, tmp_path, capsys):

@@ -31,11 +31,13 @@ class Command:
         summary (`str`): What it does, in a line.
         add_options (`Callable`): Declares its options.
         former (`Mapping[str, str]`): What to write now, by the names that options had in earlier versions.
+        makes_datasets (`bool`): Whether it uses the package `datasets`, which takes a second to import.
     """
 
     summary: str
     add_options: Callable[[CommandParser], None]
     former: Mapping[str, str] = field(default_factory=lambda: _FORMER)
+    makes_datasets: bool = True
 
 
 def _prepare(parser: CommandParser) -> None:
@@ -283,7 +285,7 @@ COMMANDS: dict[str, Command] = {
     "compare": Command(
         "train several methods with equal budgets, and set their zero-shot answers side by side.", _compare
     ),
-    "classify": Command("ask a saved model about recordings, in words.", _classify),
+    "classify": Command("ask a saved model about recordings, in words.", _classify, makes_datasets=False),
     "convert": Command("published weights to a folder that `from_pretrained` loads.", _convert),
     "report": Command("tables, figures and one HTML page of a benchmark run, from its result lines.", _report),
 }
