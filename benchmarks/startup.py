@@ -1,4 +1,4 @@
-"""What a command costs before it does anything: CPU-seconds and memory of `hf-ecgtext --help`, the import, and classify.
+"""What a command costs before it does anything: CPU-seconds and memory of `--help`, of the import and of classify.
 
 Classify asks a tiny model, which reads 100 Hz, about one recording of 10 s at 500 Hz.
 

@@ -113,10 +113,9 @@ def _with_nan_where_masked(recording: Recording) -> Recording:
     """A masked sample is a missing one; NumPy's functions would read what stands below the mask."""
     if not isinstance(recording.signal, np.ma.MaskedArray):
         return recording
-    signal = recording.signal
-    if signal.dtype.kind != "f":
-        signal = signal.astype(np.float32)
-    return recording._replace(signal=signal.filled(np.nan))
+    signal = np.asarray(recording.signal, dtype=None if recording.signal.dtype.kind == "f" else np.float32)
+    missing = np.ma.getmaskarray(recording.signal)
+    return recording._replace(signal=np.where(missing, signal.dtype.type(np.nan), signal))
 
 
 def _as_array(value: Any) -> NDArray:
@@ -146,7 +145,7 @@ def _names_of(signal: NDArray, lead_names: tuple[str, ...] | None, record_id: st
     return STANDARD_LEADS
 
 
-def check_sampling_rate(sampling_rate_hz: object, record_id: str) -> None:
+def check_sampling_rate(sampling_rate_hz: Any, record_id: str) -> None:
     """Raise a `RecordError` unless a sampling rate is a positive number."""
     is_number = isinstance(sampling_rate_hz, int | float | np.number) and not isinstance(sampling_rate_hz, bool)
     if not (is_number and sampling_rate_hz > 0 and math.isfinite(sampling_rate_hz)):
