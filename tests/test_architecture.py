@@ -29,7 +29,7 @@ ALLOWED = {
     "finetuning": {"encoders", "methods", "data", "processing", "training", "evaluation"},
     "harness": {"methods", "data", "processing", "evaluation", "finetuning"},
     "generation": {"encoders", "processing", "data"},
-    "pipelines": {"methods", "data", "processing"},
+    "pipelines": {"encoders", "methods", "data", "processing"},
     "reporting": {"evaluation"},
     "commands": {
         "data",

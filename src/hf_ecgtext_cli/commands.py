@@ -31,11 +31,13 @@ class Command:
         summary (`str`): What it does, in a line.
         add_options (`Callable`): Declares its options.
         former (`Mapping[str, str]`): What to write now, by the names that options had in earlier versions.
+        makes_datasets (`bool`): Whether it uses the package `datasets`, which takes a second to import.
     """
 
     summary: str
     add_options: Callable[[CommandParser], None]
     former: Mapping[str, str] = field(default_factory=lambda: _FORMER)
+    makes_datasets: bool = True
 
 
 def _prepare(parser: CommandParser) -> None:
@@ -203,6 +205,34 @@ def _classify(parser: CommandParser) -> None:
     parser.add_argument("--labels", nargs="+", required=True, help="what to look for, such as 'atrial fibrillation'")
     parser.add_argument("--template", default="{}", help="wraps each label (default: %(default)s)")
     _add_flag(parser, "--exclusive", help="exactly one label is true: scores sum to one")
+    parser.add_argument(
+        "--windows",
+        default="average",
+        choices=["average", "each", "first"],
+        help="of recordings longer than the model reads: average over all of them, answer each, or read the first only "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--lead-names",
+        nargs="+",
+        metavar="NAME",
+        help="names for the rows of every record, in order; or new names for some, such as MLII=II",
+    )
+    parser.add_argument(
+        "--unknown-leads",
+        default="raise",
+        choices=["raise", "ignore"],
+        help="rows that are none of the twelve leads: refuse the record, or leave them out (default: %(default)s)",
+    )
+    parser.add_argument("--batch-size", type=int, help="windows per forward pass (default: those of one record)")
+    parser.add_argument("--device", help="such as cuda:1 (default: cuda where there is a GPU, else cpu)")
+    form = parser.add_mutually_exclusive_group()
+    _add_flag(form, "--json", help="print one line of JSON per record")
+    _add_flag(form, "--csv", help="print one line of CSV per label")
+    parser.epilog = (
+        "A record that cannot be used is left out; it is named at the end. Exit codes: 0 all records were answered; 1 "
+        "some were not, or none; 2 wrong options."
+    )
 
 
 def _convert(parser: CommandParser) -> None:
@@ -255,7 +285,7 @@ COMMANDS: dict[str, Command] = {
     "compare": Command(
         "train several methods with equal budgets, and set their zero-shot answers side by side.", _compare
     ),
-    "classify": Command("ask a saved model about recordings, in words.", _classify),
+    "classify": Command("ask a saved model about recordings, in words.", _classify, makes_datasets=False),
     "convert": Command("published weights to a folder that `from_pretrained` loads.", _convert),
     "report": Command("tables, figures and one HTML page of a benchmark run, from its result lines.", _report),
 }
@@ -316,7 +346,7 @@ def _add_output_dir(
     parser.add_argument("--output-dir", type=Path, default=folder, required=required, help=description)
 
 
-def _add_flag(parser: CommandParser, name: str, *, help: str, default: bool = False) -> None:
+def _add_flag(parser: argparse._ActionsContainer, name: str, *, help: str, default: bool = False) -> None:
     # In %-formatting, so that argparse adds no "(default: False)" of its own.
     parser.add_argument(
         name, action=argparse.BooleanOptionalAction, default=default, help=help + (" (default)" if default else "")

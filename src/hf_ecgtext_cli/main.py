@@ -63,7 +63,7 @@ def run_command(arguments: argparse.Namespace) -> int:
 
     try:
         module = importlib.import_module(f"hf_ecgtext.commands.{arguments.command}")
-        with calm_output():
+        with calm_output(makes_datasets=COMMANDS[arguments.command].makes_datasets):
             code: int | None = module.run(arguments)
     except (EcgTextError, OSError, ValueError, ImportError) as error:  # ImportError names the extra to install
         if arguments.debug:

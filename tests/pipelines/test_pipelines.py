@@ -148,7 +148,13 @@ def test_probe_features_are_the_encoder_s(extractor, record):
         ({"candidate_labels": ["a", " "]}, "not empty"),
         ({"candidate_labels": LABELS, "template": "no place"}, "has no {}"),
         ({"candidate_labels": LABELS, "scoring": "softmax"}, "'independent' or 'exclusive'"),
-        ({"candidate_labels": LABELS, "sampling_rate": 100}, "takes no argument sampling_rate"),
+        ({"candidate_labels": LABELS, "sample_rate": 100}, "takes no argument sample_rate"),
+        ({"candidate_labels": LABELS, "sampling_rate": 100, "sampling_rate_hz": 500}, "are two rates"),
+        ({"candidate_labels": LABELS, "template": "{}", "hypothesis_template": "{}"}, "two names of one argument"),
+        ({"candidate_labels": LABELS, "windows": "middle"}, "windows must be one of"),
+        ({"candidate_labels": LABELS, "on_error": "ignore"}, "on_error must be one of"),
+        ({"candidate_labels": LABELS, "batch_size": 0}, "batch_size must be a positive integer"),
+        *(({"candidate_labels": LABELS, "top_k": k}, "top_k must be a positive integer") for k in (-1, 0, 1.5, True)),
     ],
 )
 def test_wrong_arguments_are_explained(classifier, record, arguments, message):
@@ -166,15 +172,22 @@ def test_a_missing_path_names_the_record(classifier, tmp_path):
         classifier(Path(tmp_path / "nowhere"), candidate_labels=LABELS)
 
 
-def test_several_recordings_that_are_no_list_are_refused_and_not_answered_in_part(classifier, extractor, record):
-    signals = np.stack([record.signal, record.signal])
-    for several in (signals, tuple(signals), {"ecg": signals, "sampling_rate_hz": 100}):
+def test_a_batch_of_recordings_is_answered_one_by_one(classifier, extractor, record):
+    signals = np.stack([record.signal, record.signal * 0.5])
+    single = [by_label(classifier(signal, candidate_labels=LABELS, sampling_rate_hz=100)) for signal in signals]
+    for several in (signals, torch.from_numpy(signals), tuple(signals), {"ecg": signals, "sampling_rate_hz": 100}):
         options = {} if isinstance(several, dict) else {"sampling_rate_hz": 100}
-        with pytest.raises(ValueError, match="Expected one recording, got 2"):
-            classifier(several, candidate_labels=LABELS, **options)
-        with pytest.raises(ValueError, match="Expected one recording, got 2"):
-            extractor(several, **options)
-    assert len(classifier(list(signals), candidate_labels=LABELS, sampling_rate_hz=100)) == 2
+        answers = classifier(several, candidate_labels=LABELS, **options)
+        assert [by_label(answer) for answer in answers] == [pytest.approx(scores, abs=1e-6) for scores in single]
+        assert len(extractor(several, **options)) == 2
+
+
+def test_a_batch_inside_a_list_is_refused_and_not_answered_in_part(classifier, extractor, record):
+    nested = [record, np.stack([record.signal, record.signal])]
+    with pytest.raises(ValueError, match=r"'recording 1': expected one recording, got 2"):
+        classifier(nested, candidate_labels=LABELS, sampling_rate_hz=100)
+    with pytest.raises(ValueError, match=r"'recording 0': expected one recording, got 2"):
+        extractor(nested[1:], sampling_rate_hz=100)
 
 
 def test_a_model_that_still_trains_is_put_into_eval_mode(merl_folder, record):

@@ -165,13 +165,22 @@ class EcgEncoder(EcgPreTrainedModel):
             lead_mask (`torch.Tensor` of shape `(batch, num_leads)`, *optional*): `False` where a lead is missing.
 
         Returns:
-            `torch.Tensor` of shape `(batch, hidden_size)`.
+            `torch.Tensor` of shape `(batch, hidden_size)`, in float32 or wider.
         """
-        return nn.functional.normalize(self.get_probe_features(ecg_values, lead_mask), dim=-1)
+        return unit_length(self.get_probe_features(ecg_values, lead_mask))
 
     def get_probe_features(self, ecg_values: Tensor, lead_mask: Tensor | None = None) -> Tensor:
         """Features for linear probes: the pooled output, `(batch, hidden_size)`, not normalised."""
         return self(ecg_values, lead_mask=lead_mask).pooler_output
+
+
+def unit_length(embeds: Tensor) -> Tensor:
+    """L2-normalised rows, in float32 or wider whatever the model's type: in bfloat16 the cosines of labels tie.
+
+    Args:
+        embeds (`torch.Tensor` of shape `(batch, dim)`): Embeddings of any length.
+    """
+    return nn.functional.normalize(embeds.to(torch.promote_types(embeds.dtype, torch.float32)), dim=-1)
 
 
 def mask_missing_leads(ecg_values: Tensor, lead_mask: Tensor | None) -> Tensor:

@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from hf_ecgtext.encoders.base import EcgConfig, EcgPreTrainedModel
+from hf_ecgtext.encoders.base import EcgConfig, EcgPreTrainedModel, unit_length
 from hf_ecgtext.encoders.resnet1d import ResNet1dConfig
 from hf_ecgtext.encoders.text import TextPooling, TextTower
 from hf_ecgtext.methods.distributed import gather_batch
@@ -316,9 +316,9 @@ class EcgTextModel(EcgPreTrainedModel):
         if num_texts and text_embeds is None:
             text_embeds = self.embed_text(self.encode_text(text)[0])
         if ecg_embeds is not None:
-            output.ecg_embeds = F.normalize(ecg_embeds, dim=-1)
+            output.ecg_embeds = unit_length(ecg_embeds)
         if text_embeds is not None:
-            output.text_embeds = F.normalize(text_embeds, dim=-1)
+            output.text_embeds = unit_length(text_embeds)
         if ecg_embeds is not None and text_embeds is not None:
             output.logits_per_ecg = self.pair_logits(ecg_embeds, text_embeds)
         return output
@@ -355,9 +355,9 @@ class EcgTextModel(EcgPreTrainedModel):
             lead_mask (`torch.Tensor` of shape `(batch, num_leads)`, *optional*): `False` where a lead is missing.
 
         Returns:
-            `torch.Tensor` of shape `(batch, projection_dim)`: L2-normalised.
+            `torch.Tensor` of shape `(batch, projection_dim)`: L2-normalised, in float32 or wider.
         """
-        return F.normalize(self.embed_ecg(self.ecg_encoder(ecg_values, lead_mask=lead_mask)), dim=-1)
+        return unit_length(self.embed_ecg(self.ecg_encoder(ecg_values, lead_mask=lead_mask)))
 
     def get_text_features(
         self,
@@ -374,10 +374,10 @@ class EcgTextModel(EcgPreTrainedModel):
                 output, where it is already known.
 
         Returns:
-            `torch.Tensor` of shape `(batch, projection_dim)`: L2-normalised.
+            `torch.Tensor` of shape `(batch, projection_dim)`: L2-normalised, in float32 or wider.
         """
         pooled, _tokens = self.encode_text(TextInputs(input_ids, attention_mask, text_tower_embeds))
-        return F.normalize(self.embed_text(pooled), dim=-1)
+        return unit_length(self.embed_text(pooled))
 
     def get_probe_features(self, ecg_values: Tensor, lead_mask: Tensor | None = None) -> Tensor:
         """Features for linear probes, `(batch, probe_dim)`, not normalised."""

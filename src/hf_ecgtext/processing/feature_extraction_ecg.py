@@ -340,7 +340,8 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
 
 
 def _listed(record_names: list[str]) -> str:
-    """`Records 'a', 'b', 'c' and 7 more`."""
+    """`Records 'a', 'b', 'c' and 7 more`; windows of one recording are named once."""
+    record_names = list(dict.fromkeys(record_names))
     shown = ", ".join(f"'{name}'" for name in record_names[:3])
     more = f" and {len(record_names) - 3} more" if len(record_names) > 3 else ""
     return f"Records {shown}{more}"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers.utils import is_torch_tensor
 
-from hf_ecgtext.data.plausibility import check_sampling_rate
+from hf_ecgtext.data import plausibility
 from hf_ecgtext.data.records import AnyEcg
 from hf_ecgtext.data.units import canonical_unit
 from hf_ecgtext.errors import RecordError
@@ -56,7 +56,7 @@ def collect_recordings(
         recordings = _from_arrays(items, sampling_rate_hz, lead_names, record_ids)
     for recording in recordings:
         _check_recording(recording, unit)
-    return recordings
+    return [_with_nan_where_masked(recording) for recording in recordings]
 
 
 def _from_records(
@@ -111,6 +111,15 @@ def _from_arrays(
     return recordings
 
 
+def _with_nan_where_masked(recording: Recording) -> Recording:
+    """A masked sample is a missing one; NumPy's functions would read what stands below the mask."""
+    if not isinstance(recording.signal, np.ma.MaskedArray):
+        return recording
+    signal = np.asarray(recording.signal, dtype=None if recording.signal.dtype.kind == "f" else np.float32)
+    missing = np.ma.getmaskarray(recording.signal)
+    return recording._replace(signal=np.where(missing, signal.dtype.type(np.nan), signal))
+
+
 def _as_array(value: Any) -> NDArray:
     """A NumPy view of an array or tensor."""
     if isinstance(value, np.ndarray):
@@ -138,6 +147,16 @@ def _names_of(signal: NDArray, lead_names: tuple[str, ...] | None, record_id: st
     return STANDARD_LEADS
 
 
+def check_sampling_rate(sampling_rate_hz: Any, record_id: str) -> None:
+    """Raise a `RecordError` unless a sampling rate is a number that an ECG can have."""
+    is_number = isinstance(sampling_rate_hz, int | float | np.number) and not isinstance(sampling_rate_hz, bool)
+    if not (is_number and sampling_rate_hz > 0 and math.isfinite(sampling_rate_hz)):
+        raise RecordError(
+            record_id, f"sampling rate {sampling_rate_hz!r} is not a positive number.", "Pass the rate in Hz."
+        )
+    plausibility.check_sampling_rate(sampling_rate_hz, record_id, "Pass the rate in Hz at which it was sampled.")
+
+
 def _looks_transposed(signal: NDArray) -> bool:
     return signal.shape[0] > signal.shape[1] > 0
 
@@ -162,10 +181,7 @@ def _check_recording(recording: Recording, unit: str) -> None:
         raise _transposed(signal, record_id)
     if len(names) != len(signal):
         raise RecordError(record_id, f"{len(signal)} rows but {len(names)} lead names.", "Pass one name per row.")
-    is_number = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
-    if not (is_number and rate > 0 and math.isfinite(rate)):
-        raise RecordError(record_id, f"sampling rate {rate!r} is not a positive number.", "Pass the rate in Hz.")
-    check_sampling_rate(rate, record_id, "Pass the rate in Hz at which it was sampled.")
+    check_sampling_rate(rate, record_id)
     if signal.dtype.kind == "f" or (signal.dtype.kind in "iu" and unit in ("uV", "nV")):
         return
     raise RecordError(

@@ -7,7 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import signal as scipy_signal
+
+# scipy.signal takes 0.5 CPU-seconds to import; only what needs it does, since many recordings have the right rate.
 
 _RATE_RESOLUTION = 1000
 """Rates are read as fractions with a denominator up to this, so that 249.9 Hz means 2499 / 10."""
@@ -38,6 +39,8 @@ def resample(signals: NDArray[np.float32], from_hz: float, to_hz: float) -> NDAr
     ratio = resampling_ratio(from_hz, to_hz)
     if ratio == 1:
         return signals
+    from scipy import signal as scipy_signal
+
     # The line from the first to the last sample is taken out and put back exactly: the filter, which sees zeros beyond
     # the ends, makes no ramp there and no ripple from an offset. (SciPy's padtype="line" leaves a ripple of 0.07 %.)
     first, last = signals[..., :1], signals[..., -1:]
@@ -53,6 +56,8 @@ def resample(signals: NDArray[np.float32], from_hz: float, to_hz: float) -> NDAr
 
 @lru_cache(maxsize=16)
 def _butterworth(low_hz: float | None, high_hz: float | None, order: int, sampling_rate_hz: float) -> NDArray:
+    from scipy import signal as scipy_signal
+
     kind = "lowpass" if low_hz is None else "highpass" if high_hz is None else "bandpass"
     edges = (low_hz, high_hz) if kind == "bandpass" else low_hz or high_hz
     return scipy_signal.butter(order, edges, btype=kind, fs=sampling_rate_hz, output="sos")
@@ -73,6 +78,8 @@ def bandpass(
     Raises:
         ValueError: If the signal is too short for the filter's start-up.
     """
+    from scipy import signal as scipy_signal
+
     sections = _butterworth(*band_hz, order, sampling_rate_hz)
     return scipy_signal.sosfiltfilt(sections, signals, axis=-1).astype(np.float32)
 

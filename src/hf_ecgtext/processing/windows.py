@@ -1,9 +1,14 @@
-"""Which samples of a recording the model sees: crops of longer ones, padding of shorter ones."""
+"""Which samples of a recording the model sees: windows or crops of longer ones, padding of shorter ones."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from hf_ecgtext.data.records import AnyEcg, EcgRecord
 
 CROPS = ("start", "center", "random")
 PADS = ("end", "center")
@@ -101,3 +106,46 @@ def crop_or_pad(
         start = crop_start(position, excess)
         window[:] = signal[:, start : start + num_samples]
     return windows, recorded
+
+
+def covering_windows(num_samples: int, window_samples: int) -> list[tuple[int, int]]:
+    """As few windows as cover a whole recording, evenly spaced: the rule of evaluation and of the pipelines.
+
+    Args:
+        num_samples (`int`): Of the recording.
+        window_samples (`int`): Of a window; at least 1.
+
+    Returns:
+        `list[tuple[int, int]]`: First sample of each window and the one behind its last. The first window starts with
+        the recording and the last one ends with it; they overlap where the recording is no multiple of a window. A
+        recording that is not longer than a window is one window.
+    """
+    if num_samples <= window_samples:
+        return [(0, num_samples)]
+    number = math.ceil(num_samples / window_samples)
+    starts = np.linspace(0, num_samples - window_samples, number).round().astype(int).tolist()
+    return [(start, start + window_samples) for start in starts]
+
+
+def cut(ecg: AnyEcg, start: int, stop: int) -> AnyEcg:
+    """The samples from `start` to before `stop` of a recording; everything else is kept."""
+    if isinstance(ecg, EcgRecord):
+        return EcgRecord(**{**vars(ecg), "signal": ecg.signal[:, start:stop]})
+    return type(ecg)(**{**vars(ecg), "samples": ecg.samples[:, start:stop]})
+
+
+def mean_over_windows(rows: torch.Tensor, owners: torch.Tensor, num_owners: int) -> torch.Tensor:
+    """The mean of the rows of each recording.
+
+    Args:
+        rows (`torch.Tensor` of shape `(num_windows, dim)`): What the model gave for each window.
+        owners (`torch.Tensor` of shape `(num_windows,)`): int64, the recording that each window is of.
+        num_owners (`int`): How many recordings there are; each has a window.
+
+    Returns:
+        `torch.Tensor` of shape `(num_owners, dim)`; the rows themselves where every recording is one window.
+    """
+    if len(rows) == num_owners:
+        return rows
+    counts = torch.bincount(owners, minlength=num_owners).unsqueeze(-1)
+    return torch.zeros(num_owners, rows.shape[1], device=rows.device).index_add_(0, owners, rows) / counts

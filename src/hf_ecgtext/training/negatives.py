@@ -72,7 +72,7 @@ def embed_reports(
                 raise RecordError(name, f"'{name_or_path}' makes no token of this report.", "Drop the record.")
         hidden = model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
         sums = (hidden * mask.unsqueeze(-1)).sum(dim=1)  # its length is left to the normalisation
-        embeddings[rows] = torch.nn.functional.normalize(sums, dim=-1).cpu().numpy()
+        embeddings[rows] = torch.nn.functional.normalize(sums.float(), dim=-1).cpu().numpy()
     return embeddings
 
 

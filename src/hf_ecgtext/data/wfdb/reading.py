@@ -11,22 +11,30 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hf_ecgtext.data.plausibility import glance, judge_amplitude, needs_judgement
 from hf_ecgtext.data.records import DigitalEcg, EcgRecord
 from hf_ecgtext.data.wfdb.cpsc_mat import is_matlab_file, read_cpsc2018_mat
 from hf_ecgtext.data.wfdb.header import WfdbHeader, decode_wfdb_header, read_wfdb_header
-from hf_ecgtext.data.wfdb.signal import decode_format_16, is_format_16, read_format_16, read_other_format
+from hf_ecgtext.data.wfdb.signal import (
+    SignalPieces,
+    decode_format_16,
+    is_format_16,
+    read_format_16,
+    read_other_format,
+)
 from hf_ecgtext.errors import RecordError
 
 logger = logging.getLogger(__name__)
 
 _EXTENSIONS = (".hea", ".dat", ".mat")
+_LARGEST_READ_AT_ONCE = 1 << 24  # samples of all leads: 64 MB of millivolts
 _PATIENT_KEYS = ("subject_id", "patient_id")
 _UNKNOWN = ("", "unknown", "nan", "n/a")
 _KEY_AND_VALUE = re.compile(r"<?([A-Za-z][\w ()-]{0,40})>?\s*:\s*(.*)", re.ASCII)
@@ -61,15 +69,73 @@ def read_record(path: str | PathLike[str], *, verify_checksum: bool = True) -> E
         if not os.fspath(path).endswith((".hea", ".dat")) and is_matlab_file(matlab_path):
             return read_cpsc2018_mat(matlab_path)
         raise _no_header(record)
+    _check_named_file(path, header, record)
     if is_format_16(header):
         signal = read_format_16(header, record, verify_checksum=verify_checksum).to_millivolts()
     else:
         signal = read_other_format(header, record, verify_checksum=verify_checksum)
-
     if needs_judgement(np.ptp(glance(signal), axis=-1)) and (doubt := judge_amplitude(signal)):
         logger.warning("Record '%s': %s. Check unit and gain in its header.", record, doubt.problem)
+    _warn_of_unread(header, record)
+    return _as_record(header, record, signal)
+
+
+class LongRecord(NamedTuple):
+    """A WFDB record too long to be read at once.
+
+    Args:
+        num_samples (`int`): Samples per lead.
+        sampling_rate_hz (`float`): Samples per second.
+        lead_names (`tuple[str, ...]`): As the header spells them.
+        record_id (`str`): File name without extension.
+        read (`Callable[[int, int], EcgRecord]`): The samples from the first number to before the second, equal to
+            those of `read_record`; whoever asks for one window after the other reads each sample about once.
+    """
+
+    num_samples: int
+    sampling_rate_hz: float
+    lead_names: tuple[str, ...]
+    record_id: str
+    read: Callable[[int, int], EcgRecord]
+
+
+def open_record(path: str | PathLike[str], *, verify_checksum: bool = True) -> EcgRecord | LongRecord:
+    """As [`read_record`], but a record of more than 64 MB of millivolts stays on disk, to be read in pieces.
+
+    Args:
+        path (`str` or `os.PathLike`): As in `read_record`.
+        verify_checksum (`bool`, defaults to `True`): As in `read_record`; a long record is read once for it, in pieces.
+
+    Raises:
+        RecordError: If the record cannot be read, or would be read wrongly.
+    """
+    record, header_path = _locate(path)
+    header = _read_header(header_path)
+    if header is None or (header.num_samples is None and not is_format_16(header)):  # wfdb needs the length for pieces
+        return read_record(path, verify_checksum=verify_checksum)
+    if (header.num_samples or math.inf) * len(header.leads) <= _LARGEST_READ_AT_ONCE:
+        return read_record(path, verify_checksum=verify_checksum)
+    _check_named_file(path, header, record)
+    _warn_of_unread(header, record)
+    pieces = SignalPieces(header, record, verify_checksum=verify_checksum)
+    read_ahead = max(1, _LARGEST_READ_AT_ONCE // 4 // len(header.leads))
+    kept_start, kept = 0, np.empty((len(header.leads), 0), dtype=np.float32)
+
+    def read(start: int, stop: int) -> EcgRecord:
+        nonlocal kept_start, kept
+        if not kept_start <= start <= stop <= kept_start + kept.shape[1]:
+            kept_start, kept = start, pieces.millivolts(start, min(max(stop, start + read_ahead), pieces.num_samples))
+        return _as_record(header, record, kept[:, start - kept_start : stop - kept_start])
+
+    return LongRecord(pieces.num_samples, header.sampling_rate_hz, header.lead_names, os.path.basename(record), read)
+
+
+def _warn_of_unread(header: WfdbHeader, record: str) -> None:
     if header.unread:
         logger.warning("Record '%s': left unread in its header: %s.", record, "; ".join(header.unread))
+
+
+def _as_record(header: WfdbHeader, record: str, signal: NDArray[np.float32]) -> EcgRecord:
     labels, patient_id, attributes = interpret_comments(header.comments)
     if header.base_date is not None:
         attributes["base_date"] = header.base_date.isoformat()
@@ -105,6 +171,7 @@ def read_digital(path: str | PathLike[str], *, verify_checksum: bool = True) -> 
     header = _read_header(header_path)
     if header is None:
         raise _no_header(record)
+    _check_named_file(path, header, record)
     _check_format_16(header, record)
     return header, read_format_16(header, record, verify_checksum=verify_checksum)
 
@@ -156,9 +223,28 @@ def _read_header(header_path: str) -> WfdbHeader | None:
         raise
 
 
+def _check_named_file(path: str | PathLike[str], header: WfdbHeader, record: str) -> None:
+    """Whoever names a signal file means this one, and no other that lies beside it under another name."""
+    name = os.path.basename(os.fspath(path))
+    if name.endswith((".dat", ".mat")) and name not in {lead.file_name for lead in header.leads}:
+        raise RecordError(
+            record,
+            f"its header does not name '{name}', but {', '.join(sorted({lead.file_name for lead in header.leads}))}.",
+            "Name the record without extension to read those.",
+        )
+
+
 def _no_header(record: str) -> RecordError:
     if os.path.isdir(record):
         return RecordError(record, "it is a folder.", "Name one record in it, without extension.")
+    extension = os.path.splitext(record)[1]
+    if extension and os.path.isfile(record):
+        return RecordError(
+            record,
+            f"this library does not read '{extension}' files.",
+            "It reads WFDB records (.hea with .dat or .mat) and CPSC2018's .mat files. Read others with a library of "
+            "their format, and pass an array of shape (num_leads, num_samples) with sampling_rate_hz and lead_names.",
+        )
     return RecordError(
         record,
         "it has no header (.hea), and is no .mat file of CPSC2018.",

@@ -31,6 +31,7 @@ from hf_ecgtext.io import READ_ONLY
 _DOWNLOAD_AGAIN = "Download the record again; header and signal file must come from the same version."
 _MAX_SAMPLES = 1 << 30  # of all leads: 24 hours of twelve leads at 1 kHz, and 2 GB as they are stored
 _SAMPLES_PER_PIECE = 8192  # of each lead: long recordings are read in pieces that stay in the CPU's cache
+_VALUES_PER_PIECE = 1 << 22  # of all leads, where only a piece of a record is in memory
 _WHERE_AND_HOW_STORED = itemgetter(slice(5))  # the first five fields of a WfdbLead
 _NOT_IN_FILE_NAMES = re.compile(r"[/\\:\0]")
 
@@ -127,13 +128,13 @@ def decode_format_16(
     return DigitalEcg(adc=adc, gain_per_mv=_gain_per_mv(header), baseline=_baseline(header))
 
 
-def _read_interleaved(file: _SignalFile, adc: NDArray[np.int16], record: str) -> None:
-    """Fill `adc`, of shape `(num_leads, num_samples)`, from a format-16 file."""
+def _read_interleaved(file: _SignalFile, adc: NDArray[np.int16], record: str, first_sample: int = 0) -> None:
+    """Fill `adc`, of shape `(num_leads, num_samples)`, from a format-16 file, from a sample on."""
     num_leads, num_samples = adc.shape
     descriptor = os.open(file.path, READ_ONLY)
     try:
-        if file.byte_offset:
-            os.lseek(descriptor, file.byte_offset, os.SEEK_SET)
+        if first_byte := file.byte_offset + first_sample * num_leads * adc.itemsize:
+            os.lseek(descriptor, first_byte, os.SEEK_SET)
         for start in range(0, num_samples, _SAMPLES_PER_PIECE):
             piece = adc[:, start : start + _SAMPLES_PER_PIECE]
             content = os.read(descriptor, piece.nbytes)
@@ -160,9 +161,14 @@ def read_other_format(header: WfdbHeader, record: str, *, verify_checksum: bool)
     """
     files = _signal_files(header, record)
     num_samples = _checked_num_samples(header, files, _sizes_on_disk(files, record), record)
-    adc = _decode_with_wfdb(header, record, num_samples).astype(np.int64)
+    adc = _decode_with_wfdb(header, record, 0, num_samples)
     if verify_checksum:
         _verify_checksums(header, adc.sum(axis=1), record)
+    return _other_millivolts(header, adc)
+
+
+def _other_millivolts(header: WfdbHeader, adc: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Millivolts of stored integers, NaN where a format marks a sample as invalid."""
     signal = (adc - _baseline(header)[:, None]) / _gain_per_mv(header)[:, None]
     for row, samples, lead in zip(signal, adc, header.leads, strict=True):
         invalid = _FORMATS[lead.format].invalid
@@ -171,12 +177,13 @@ def read_other_format(header: WfdbHeader, record: str, *, verify_checksum: bool)
     return signal.astype(np.float32)
 
 
-def _decode_with_wfdb(header: WfdbHeader, record: str, num_samples: int) -> NDArray[np.integer]:
+def _decode_with_wfdb(header: WfdbHeader, record: str, start: int, stop: int) -> NDArray[np.int64]:
     import wfdb
 
     fix = "Write it as format 16 with wfdb.rdrecord(...) and wfdb.wrsamp(..., fmt=['16', ...])."
+    end = None if header.num_samples is None else stop  # wfdb fails at an end where the header has no length
     try:
-        decoded: Any = wfdb.rdrecord(os.path.abspath(record), physical=False)
+        decoded: Any = wfdb.rdrecord(os.path.abspath(record), sampfrom=start, sampto=end, physical=False)
         samples = np.asarray(decoded.d_signal).T
     except (ValueError, TypeError, KeyError, IndexError, OverflowError, OSError) as error:
         raise RecordError(record, f"the wfdb package cannot read it ({error}).", fix) from error
@@ -186,9 +193,50 @@ def _decode_with_wfdb(header: WfdbHeader, record: str, num_samples: int) -> NDAr
         (name, signal_format, offset or 0)
         for name, signal_format, offset in zip(decoded.file_name, decoded.fmt, decoded.byte_offset, strict=True)
     ]
-    if samples.shape != (len(header.leads), num_samples) or ours != theirs:
+    if samples.shape != (len(header.leads), stop - start) or ours != theirs:
         raise RecordError(record, "the wfdb package understands its header differently.", fix)
-    return samples
+    return samples.astype(np.int64)
+
+
+class SignalPieces:
+    """The signal files of a long record, of which one piece is in memory at a time.
+
+    Args:
+        header (`WfdbHeader`): The record's header.
+        record (`str`): Path of the record without extension.
+        verify_checksum (`bool`): Read the whole record once, piece by piece, and compare it with the checksums.
+
+    Raises:
+        RecordError: As `read_format_16` and `read_other_format`.
+    """
+
+    def __init__(self, header: WfdbHeader, record: str, *, verify_checksum: bool):
+        self.header, self.record = header, record
+        self._files = _signal_files(header, record)
+        self.num_samples = _checked_num_samples(header, self._files, _sizes_on_disk(self._files, record), record)
+        if verify_checksum and header.num_samples is not None:
+            sums = np.zeros(len(header.leads), dtype=np.int64)
+            step = max(1, _VALUES_PER_PIECE // len(header.leads))
+            for start in range(0, self.num_samples, step):
+                sums += self._integers(start, min(start + step, self.num_samples)).sum(axis=1, dtype=np.int64)
+            _verify_checksums(header, sums, record)
+
+    def millivolts(self, start: int, stop: int) -> NDArray[np.float32]:
+        """The samples from `start` to before `stop` as the whole record has them, `(num_leads, stop - start)`."""
+        adc = self._integers(start, stop)
+        if is_format_16(self.header):
+            return DigitalEcg(adc, _gain_per_mv(self.header), _baseline(self.header)).to_millivolts()  # type: ignore[arg-type]
+        return _other_millivolts(self.header, adc)  # type: ignore[arg-type]
+
+    def _integers(self, start: int, stop: int) -> NDArray[np.int16] | NDArray[np.int64]:
+        if not is_format_16(self.header):
+            return _decode_with_wfdb(self.header, self.record, start, stop)
+        adc = np.empty((len(self.header.leads), stop - start), dtype=np.int16)
+        first_lead = 0
+        for file in self._files:
+            _read_interleaved(file, adc[first_lead : first_lead + file.num_leads], self.record, start)
+            first_lead += file.num_leads
+        return adc
 
 
 def _signal_files(header: WfdbHeader, record: str) -> list[_SignalFile]:

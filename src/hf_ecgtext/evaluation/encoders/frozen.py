@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -19,13 +18,14 @@ from torch.nn import functional as F
 from torch.utils.data import Subset
 
 from hf_ecgtext.data.ledger import TrainingLedger
-from hf_ecgtext.data.records import AnyEcg, EcgRecord
+from hf_ecgtext.data.records import AnyEcg
 from hf_ecgtext.data.report_cleaning import REPORT_CLEANERS
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.encoders.random import random_encoders, recalibrate_batch_norm
 from hf_ecgtext.evaluation.scores import Encoder
 from hf_ecgtext.methods.base import EcgTextModel, TextInputs
 from hf_ecgtext.processing import EcgTextProcessor
+from hf_ecgtext.processing.windows import covering_windows, cut, mean_over_windows
 
 Features = dict[str, NDArray[np.float32]]
 """Arrays of shape `(num_records, dim)`: `"probe"`, and of encoders with a text tower `"ecg_embeds"`, L2-normalised."""
@@ -145,8 +145,8 @@ class ModelEncoder(FrozenEncoder):
             embeds = F.normalize(self.model.embed_ecg(output).float(), dim=-1)
         index = torch.tensor(owners, device=probe.device)
         return {
-            "probe": _mean_by_owner(probe, index, len(ecgs)).cpu().numpy(),
-            "ecg_embeds": F.normalize(_mean_by_owner(embeds, index, len(ecgs)), dim=-1).cpu().numpy(),
+            "probe": mean_over_windows(probe, index, len(ecgs)).cpu().numpy(),
+            "ecg_embeds": F.normalize(mean_over_windows(embeds, index, len(ecgs)), dim=-1).cpu().numpy(),
         }
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -180,8 +180,9 @@ class ModelEncoder(FrozenEncoder):
     @torch.no_grad()
     def embed_pooled(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
         """The method's own head on pooled outputs, normalised."""
+        rows = torch.from_numpy(np.array(pooled)).to(self.model.device, self.model.dtype)
         with self._autocast():
-            embeds = self.model.embed_text(torch.from_numpy(np.array(pooled)).to(self.model.device))
+            embeds = self.model.embed_text(rows)
         return F.normalize(embeds.float(), dim=-1).cpu().numpy()
 
     def clean_report(self, report: str) -> str:
@@ -308,19 +309,8 @@ def cut_windows(ecg: AnyEcg, duration_s: float, long_records: str) -> list[AnyEc
     """
     if long_records == "first_5_s":
         return [cut(ecg, 0, min(ecg.num_samples, round(_PUBLISHED_CUT_S * ecg.sampling_rate_hz)))]
-    length = round(duration_s * ecg.sampling_rate_hz)
-    if ecg.num_samples <= length:
-        return [ecg]
-    number = math.ceil(ecg.num_samples / length)
-    starts = np.linspace(0, ecg.num_samples - length, number).round().astype(int).tolist()
-    return [cut(ecg, start, start + length) for start in starts]
-
-
-def cut(ecg: AnyEcg, start: int, stop: int) -> AnyEcg:
-    """The samples from `start` to before `stop` of a recording; everything else is kept."""
-    if isinstance(ecg, EcgRecord):
-        return EcgRecord(**{**vars(ecg), "signal": ecg.signal[:, start:stop]})
-    return type(ecg)(**{**vars(ecg), "samples": ecg.samples[:, start:stop]})
+    windows = covering_windows(ecg.num_samples, round(duration_s * ecg.sampling_rate_hz))
+    return [ecg] if len(windows) == 1 else [cut(ecg, start, stop) for start, stop in windows]
 
 
 def canonical_order(data: EcgData, split: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -352,10 +342,3 @@ def hash_weights(model: torch.nn.Module) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _mean_by_owner(rows: torch.Tensor, owners: torch.Tensor, num_owners: int) -> torch.Tensor:
-    if len(rows) == num_owners:
-        return rows
-    counts = torch.bincount(owners, minlength=num_owners).unsqueeze(-1)
-    return torch.zeros(num_owners, rows.shape[1], device=rows.device).index_add_(0, owners, rows) / counts
