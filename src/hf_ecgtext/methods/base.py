@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_ecgtext.encoders.base import EcgConfig, EcgPreTrainedModel
 from hf_ecgtext.encoders.resnet1d import ResNet1dConfig
+from hf_ecgtext.encoders.sizes import check_numbers
 from hf_ecgtext.encoders.text import TextPooling, TextTower
 from hf_ecgtext.methods.distributed import gather_batch
 from hf_ecgtext.methods.outputs import EcgTextOutput
@@ -40,6 +41,7 @@ class EcgTextConfig(EcgConfig):
     """
 
     sub_configs: ClassVar = {"ecg_config": AutoConfig, "text_config": AutoConfig}
+    pipeline_task: ClassVar[str | None] = "zero-shot-ecg-classification"
 
     ecg_config: Any = None
     text_config: Any = None
@@ -79,6 +81,7 @@ def _as_config(config: PreTrainedConfig | dict[str, Any] | None, default: type[P
     if isinstance(config, PreTrainedConfig):
         return config
     settings = dict(config)
+    check_numbers("The encoder's config", settings)
     model_type = settings.pop("model_type", None)
     return default(**settings) if model_type is None else AutoConfig.for_model(model_type, **settings)
 

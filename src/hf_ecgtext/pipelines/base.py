@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from transformers import Pipeline
-
 from hf_ecgtext.errors import CheckpointError
 from hf_ecgtext.pipelines.inputs import EcgInput, prepare_ecg
+from hf_ecgtext.pipelines.saving import SavedPipeline
 
 
-class EcgPipeline(Pipeline):
+class EcgPipeline(SavedPipeline):
     """A pipeline whose input is an ECG, prepared by the checkpoint's feature extractor."""
 
     _load_processor = True
