@@ -43,18 +43,18 @@ It holds no model code. `import hf_ecgtext` before loading does the same, withou
 """
 
 try:
-    import hf_ecgtext.hub
+    from hf_ecgtext.hub import find_class
 except ModuleNotFoundError as error:
-    if error.name != "hf_ecgtext":
+    if (error.name or "").partition(".")[0] != "hf_ecgtext":  # something that the library needs is missing
         raise
     raise ImportError(
-        "This model needs the library hf_ecgtext, which is not installed. Install it from its repository: "
+        "This model needs the library hf_ecgtext, which is not installed, or too old. Install it from its repository: "
         "pip install git+{REPOSITORY_URL} (there is no release on PyPI yet: do not install what has its name there)."
     ) from error
 
 
-def __getattr__(name):
-    return hf_ecgtext.hub.find_class(name)
+def __getattr__(name):  # transformers asks for a class by its name
+    return find_class(name)
 '''
 
 

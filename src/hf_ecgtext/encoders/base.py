@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_ecgtext.encoders.sizes import check_numbers, check_total_size
+from hf_ecgtext.encoders.sizes import check_numbers, check_total_size, loading_from
 from hf_ecgtext.encoders.weight_checks import check_finite, misfits, unreadable_weights, without_load_report
 from hf_ecgtext.errors import CheckpointError
 from hf_ecgtext.hub import (
@@ -96,13 +96,23 @@ class EcgConfig(Shareable, PreTrainedConfig):
             )
         check_numbers(type(self).__name__, {**vars(self), **kwargs})
         saved = kwargs.pop("custom_pipelines", None)
+        if not isinstance(saved, Mapping | None):
+            raise ValueError(f"{type(self).__name__}: custom_pipelines must map tasks to entries, but is {saved!r}.")
         if is_own(type(self)):  # both tell of the folder, and are written anew into every other
             kwargs.pop("auto_map", None)
-            tasks = list(saved) if isinstance(saved, Mapping) and saved else filter(None, [self.pipeline_task])
+            tasks = list(saved) if saved else filter(None, [self.pipeline_task])
             self.custom_pipelines = OwnPipelines({task: _pipeline_entry(task) for task in tasks})
         elif saved is not None:
             self.custom_pipelines = saved
         super().__post_init__(**kwargs)
+
+    def validate_signs(self) -> None:
+        """Called by `@strict`: no setting is a negative number but a bias."""
+        inherited = {field.name for field in fields(PreTrainedConfig)}
+        for name in (field.name for field in fields(type(self)) if field.name not in inherited):
+            value = getattr(self, name)
+            if isinstance(value, int | float) and value < 0 and not name.endswith("bias"):
+                raise ValueError(f"{name} must not be negative, but is {value}.")
 
     def to_dict(self) -> dict[str, Any]:
         """The settings; what is written beside them for loading is none."""
@@ -172,7 +182,7 @@ class EcgPreTrainedModel(Shareable, PreTrainedModel):
 
         Raises:
             CheckpointError: If weights are missing, left over, of another shape, damaged, NaN or infinite, or there are
-                only pickled ones, or the config asks for more than the machine's memory.
+                only pickled ones, or the config asks for an absurdly large model.
             OSError: If the folder or repository holds no model.
         """
         name = pretrained_model_name_or_path
@@ -182,7 +192,7 @@ class EcgPreTrainedModel(Shareable, PreTrainedModel):
         accepted = allow_missing_weights or kwargs.get("ignore_mismatched_sizes", False)
         kwargs["ignore_mismatched_sizes"] = True  # they are listed, for the message below
         try:
-            with without_load_report():
+            with without_load_report(), loading_from(name):
                 model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
         except (OSError, SafetensorError) as error:
             if (problem := unreadable_weights(name, error, where)) is None:
@@ -201,7 +211,7 @@ class EcgPreTrainedModel(Shareable, PreTrainedModel):
         return (model, info) if wants_info else model
 
     def post_init(self) -> None:
-        """As usual; a model without values, as it is made for loading, must fit into memory."""
+        """As usual, unless the model, which has no values yet where it is being loaded, is absurdly large."""
         check_total_size(self)
         super().post_init()
 

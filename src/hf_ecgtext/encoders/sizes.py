@@ -6,7 +6,10 @@ JSON as Python reads it knows NaN and infinity, and a config may come from anywh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -21,6 +24,11 @@ LARGEST_NUMBER = 10**8
 """Of whatever else a config counts; 24 hours at 1000 Hz are 86,400,000 samples."""
 LARGEST_NUMBER_OF_LABELS = 10**5
 """Each is a string."""
+
+_MOST_TIMES_THE_FILES = 8  # weights are kept in a quarter of their width at least, and some are saved once and used twice
+_TOO_SMALL_TO_MATTER = 10**9
+
+_saved_bytes: ContextVar[int | None] = ContextVar("saved_bytes", default=None)
 
 
 def check_numbers(owner: str, settings: Mapping[str, Any]) -> None:
@@ -69,19 +77,35 @@ def _counts_layers(name: str) -> bool:
     return "layer" in name or "depth" in name
 
 
+@contextmanager
+def loading_from(name_or_path: Any) -> Iterator[None]:
+    """While a model is made to take the weights of a folder, `check_total_size` compares it with their files."""
+    saved = sum(file.stat().st_size for file in Path(str(name_or_path)).glob("*.safetensors") if file.is_file())
+    token = _saved_bytes.set(saved or None)
+    try:
+        yield
+    finally:
+        _saved_bytes.reset(token)
+
+
 def check_total_size(model: nn.Module) -> None:
-    """Refuse a model that is made without values, on the meta device, and whose weights would not fit into memory.
+    """Refuse a model that is made without values, on the meta device, and whose sizes cannot be right.
 
     Args:
         model (`nn.Module`): Complete.
 
     Raises:
-        CheckpointError: If its weights need more than all memory of the machine.
+        CheckpointError: If its weights need more than all memory of the machine, or many times what is saved.
     """
     needed = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.is_meta)
-    memory = psutil.virtual_memory().total
+    memory, saved = psutil.virtual_memory().total, _saved_bytes.get()
+    beyond = ""
     if needed > memory:
+        beyond = f"this machine has {memory / 1e9:,.1f} GB of memory"
+    elif saved is not None and needed > _MOST_TIMES_THE_FILES * saved + _TOO_SMALL_TO_MATTER:
+        beyond = f"the saved weights have {saved / 1e9:,.3f} GB"
+    if beyond:
         raise CheckpointError(
-            f"The config asks for a {type(model).__name__} of {needed / 1e9:,.0f} GB, and this machine has "
-            f"{memory / 1e9:,.0f} GB of memory. Its sizes cannot be right: compare config.json with the original."
+            f"The config asks for a {type(model).__name__} of {needed / 1e9:,.1f} GB, and {beyond}. Its sizes cannot "
+            "be right: compare config.json with the original."
         )

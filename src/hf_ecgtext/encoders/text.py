@@ -217,12 +217,12 @@ def load_text_model(
         if (problem := unreadable_weights(source, error, {})) is None:
             raise
         raise CheckpointError(problem) from error
-    problems = {kind: names for kind, names in misfits(info).items() if kind != "left over"}
-    if problems:
-        lacks_pooler = "pooler" in problems.get("missing", "").split(",")[0]
+    problems = misfits(info)
+    said = {"missing": "lacks weights", "of another shape": "has weights of another shape"}
+    if listed := "; ".join(f"{words}: {problems[kind]}" for kind, words in said.items() if kind in problems):
+        lacks_pooler = "pooler" in problems.get("missing", "").partition(",")[0]
         hint = " It has no trained pooler; use text_pooling='mean' or 'cls'." if lacks_pooler else ""
-        listed = "; ".join(f"{kind}: {names}" for kind, names in problems.items())
-        raise CheckpointError(f"The text encoder '{name_or_path}' lacks weights, or has others. {listed}.{hint}")
+        raise CheckpointError(f"The text encoder '{name_or_path}' {listed}.{hint}")
     check_finite(model, source)
     tokenizer = AutoTokenizer.from_pretrained(source)
     check_vocabulary(name_or_path, model, tokenizer)

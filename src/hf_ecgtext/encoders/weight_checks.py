@@ -45,7 +45,7 @@ def misfits(info: Mapping[str, Any]) -> dict[str, str]:
         `dict[str, str]`: By kind (`"missing"`, `"left over"`, `"of another shape"`); empty where everything fits.
     """
     shapes = [
-        f"{name} is {tuple(saved)}, the config asks for {tuple(wanted)}"
+        f"{name} is {tuple(saved)} where the config asks for {tuple(wanted)}"
         for name, saved, wanted in sorted(info["mismatched_keys"])
     ]
     kinds = {
@@ -54,7 +54,7 @@ def misfits(info: Mapping[str, Any]) -> dict[str, str]:
         "of another shape": shapes,
     }
     return {
-        kind: f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+        kind: f"{names[:5]}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
         for kind, names in kinds.items()
         if names
     }

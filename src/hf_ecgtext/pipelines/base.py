@@ -23,6 +23,8 @@ class EcgPipeline(SavedPipeline):
         super().__init__(*args, **kwargs)
         if self.feature_extractor is None and self.processor is not None:
             self.feature_extractor = self.processor.feature_extractor
+        if self.processor is not None and hasattr(self.model, "check_tokenizer"):
+            self.model.check_tokenizer(self.processor.tokenizer)
         self.model.eval()  # one made by hand may still train: its BatchNorm would learn from what it is asked
         for method in self._model_methods:
             if not hasattr(self.model, method):

@@ -26,6 +26,8 @@ from hf_ecgtext.processing.repair import repair_invalid_samples
 from hf_ecgtext.processing.resampling import bandpass, resample, shortest_filterable_signal
 from hf_ecgtext.processing.scaling import SCALINGS, scale_windows
 from hf_ecgtext.processing.settings import (
+    LARGEST_FILTER_ORDER,
+    LARGEST_NUM_SAMPLES,
     check_band,
     check_choice,
     check_flag,
@@ -114,6 +116,11 @@ class EcgFeatureExtractor(Shareable, FeatureExtractionMixin):
         self.lead_names = check_lead_names(lead_names)
         self.sampling_rate_hz = check_positive("sampling_rate_hz", sampling_rate_hz)
         self.duration_s = check_positive("duration_s", duration_s)
+        if self.sampling_rate_hz * self.duration_s > LARGEST_NUM_SAMPLES:
+            raise ValueError(
+                f"duration_s={duration_s} at sampling_rate_hz={sampling_rate_hz} is more than {LARGEST_NUM_SAMPLES} "
+                "samples in one window."
+            )
         if self.num_samples < 1:
             raise ValueError(f"duration_s={duration_s} at sampling_rate_hz={sampling_rate_hz} holds no sample.")
         self.crop = check_choice("crop", crop, CROPS)
@@ -125,7 +132,7 @@ class EcgFeatureExtractor(Shareable, FeatureExtractionMixin):
         self.unknown_leads = check_choice("unknown_leads", unknown_leads, ("raise", "ignore"))
         self.check_limb_leads = check_choice("check_limb_leads", check_limb_leads, ("off", "warn", "raise", "fix"))
         self.bandpass_hz = check_band(bandpass_hz, self.sampling_rate_hz)
-        self.bandpass_order = check_positive_integer("bandpass_order", bandpass_order)
+        self.bandpass_order = check_positive_integer("bandpass_order", bandpass_order, LARGEST_FILTER_ORDER)
         self.scaling = check_choice("scaling", scaling, SCALINGS)
         self.eps = check_positive("eps", eps)
         self.constant_policy = check_choice("constant_policy", constant_policy, ("zero", "raise"))

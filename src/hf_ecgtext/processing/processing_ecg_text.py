@@ -18,6 +18,7 @@ from hf_ecgtext.errors import CheckpointError, RecordError
 from hf_ecgtext.hub import Shareable, is_own, loader_entry, write_loader
 from hf_ecgtext.processing.feature_extraction_ecg import EcgFeatureExtractor
 from hf_ecgtext.processing.settings import (
+    LARGEST_MAX_LENGTH,
     check_choice,
     check_positive_integer,
     reject_misspelt_settings,
@@ -67,7 +68,9 @@ class EcgTextProcessor(Shareable, ProcessorMixin):
     ):
         tokenizer = prepare_tokenizer(tokenizer)
         super().__init__(feature_extractor, tokenizer)
-        self.max_length = None if max_length is None else check_positive_integer("max_length", max_length)
+        if max_length is not None:
+            check_positive_integer("max_length", max_length, LARGEST_MAX_LENGTH)
+        self.max_length = max_length
         self.report_cleaning = check_choice("report_cleaning", report_cleaning, tuple(REPORT_CLEANERS))
         self.empty_report = check_choice("empty_report", empty_report, ("raise", "keep"))
         self.long_text = check_choice("long_text", long_text, ("truncate", "raise"))
