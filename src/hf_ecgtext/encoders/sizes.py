@@ -28,7 +28,8 @@ LARGEST_NUMBER_OF_LABELS = 10**5
 _MOST_TIMES_THE_FILES = 8  # weights are kept in a quarter of their width at least, and some are saved once and used twice
 _TOO_SMALL_TO_MATTER = 10**9
 
-_saved_bytes: ContextVar[int | None] = ContextVar("saved_bytes", default=None)
+_source: ContextVar[tuple[str, int]] = ContextVar("source", default=("a model", 0))
+"""What is being loaded, and how many bytes its weights have on disk."""
 
 
 def check_numbers(owner: str, settings: Mapping[str, Any]) -> None:
@@ -80,12 +81,12 @@ def _counts_layers(name: str) -> bool:
 @contextmanager
 def loading_from(name_or_path: Any) -> Iterator[None]:
     """While a model is made to take the weights of a folder, `check_total_size` compares it with their files."""
-    saved = sum(file.stat().st_size for file in Path(str(name_or_path)).glob("*.safetensors") if file.is_file())
-    token = _saved_bytes.set(saved or None)
+    files = [file for file in Path(str(name_or_path)).glob("*.safetensors") if file.is_file()]
+    token = _source.set((str(name_or_path), sum(file.stat().st_size for file in files)))
     try:
         yield
     finally:
-        _saved_bytes.reset(token)
+        _source.reset(token)
 
 
 def check_total_size(model: nn.Module) -> None:
@@ -98,14 +99,14 @@ def check_total_size(model: nn.Module) -> None:
         CheckpointError: If its weights need more than all memory of the machine, or many times what is saved.
     """
     needed = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.is_meta)
-    memory, saved = psutil.virtual_memory().total, _saved_bytes.get()
-    beyond = ""
+    memory, (name, saved) = psutil.virtual_memory().total, _source.get()
     if needed > memory:
-        beyond = f"this machine has {memory / 1e9:,.1f} GB of memory"
-    elif saved is not None and needed > _MOST_TIMES_THE_FILES * saved + _TOO_SMALL_TO_MATTER:
-        beyond = f"the saved weights have {saved / 1e9:,.3f} GB"
-    if beyond:
-        raise CheckpointError(
-            f"The config asks for a {type(model).__name__} of {needed / 1e9:,.1f} GB, and {beyond}. Its sizes cannot "
-            "be right: compare config.json with the original."
-        )
+        limit = f"this machine has {memory / 1e9:,.1f} GB of memory"
+    elif saved and needed > _MOST_TIMES_THE_FILES * saved + _TOO_SMALL_TO_MATTER:
+        limit = f"the saved weights have {saved / 1e9:,.3f} GB"
+    else:
+        return
+    raise CheckpointError(
+        f"The config of '{name}' asks for a {type(model).__name__} of {needed / 1e9:,.1f} GB, and {limit}. Its sizes "
+        "cannot be right: compare config.json with the original."
+    )
