@@ -371,7 +371,11 @@ def test_what_a_trainer_trained_keeps_its_ledger_wherever_it_is_saved(synthetic_
     recipe = get_recipe("merl", "debug").override({"ecg.sampling_rate_hz": 100})
     model, processor = recipe.build(seed=0)
     arguments = EcgTextTrainingArguments(
-        output_dir=str(tmp_path / "run"), per_device_train_batch_size=8, max_steps=1, save_strategy="steps", save_steps=1
+        output_dir=str(tmp_path / "run"),
+        per_device_train_batch_size=8,
+        max_steps=1,
+        save_strategy="steps",
+        save_steps=1,
     )
     trainer = EcgTextTrainer(
         model=model, args=arguments, train_dataset=synthetic_dataset, processor=processor, ledger=ledger

@@ -37,7 +37,7 @@ PIPELINES = {
 
 # The import stands in a `try`, since transformers would otherwise notice that it fails, and tell people to install
 # whatever has the name hf_ecgtext on PyPI.
-_LOADER_TEXT = f'''"""Loads this folder with the library hf_ecgtext: AutoModel.from_pretrained(..., trust_remote_code=True).
+_LOADER_TEXT = f'''"""Loads this folder by the library hf_ecgtext: AutoModel.from_pretrained(x, trust_remote_code=True).
 
 It holds no model code. `import hf_ecgtext` before loading does the same, without trust_remote_code.
 """
@@ -128,13 +128,15 @@ def upload(
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     has_card = api.file_exists(repo_id, CARD_FILE, revision=revision)
     if tags and (has_card or (Path(folder) / CARD_FILE).is_file()):
-        card = ModelCard.load(repo_id if has_card else Path(folder) / CARD_FILE, token=api.token)
+        card = ModelCard.load(
+            repo_id if has_card else Path(folder) / CARD_FILE, token=token if isinstance(token, str) else None
+        )
         card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags]))
         card.save(Path(folder) / CARD_FILE)
         has_card = False
     return api.upload_folder(
         repo_id=repo_id,
-        folder_path=folder,
+        folder_path=Path(folder),
         ignore_patterns=[CARD_FILE] if has_card else None,
         commit_message=commit_message or "Upload by hf_ecgtext",
         commit_description=commit_description,
@@ -227,6 +229,7 @@ def kept_training_data(model: Any) -> dict[str, bytes]:
 
 
 def _subclasses(cls: type) -> Iterator[type]:
-    for subclass in cls.__subclasses__():
+    subclasses: list[type] = cls.__subclasses__()
+    for subclass in subclasses:
         yield subclass
         yield from _subclasses(subclass)

@@ -59,7 +59,9 @@ def read_config(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigFileError(f"--config {file} cannot be read: {error.strerror or error}.") from error
     except RecursionError as error:
-        raise ConfigFileError(f"--config {file} is nested too deeply: options have values, lists or mappings.") from error
+        raise ConfigFileError(
+            f"--config {file} is nested too deeply: options have values, lists or mappings."
+        ) from error
     except (yaml.YAMLError, ValueError) as error:  # a ValueError: no text, or a number of thousands of digits
         raise ConfigFileError(f"--config {file} is no YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(entries, dict) or not all(isinstance(name, str) for name in entries):

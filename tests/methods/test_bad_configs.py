@@ -138,7 +138,7 @@ def test_no_number_of_a_config_may_be_nan_infinite_or_absurd(name):
 
 def test_a_list_of_a_config_may_be_neither_absurdly_long_nor_hold_absurd_numbers():
     for settings in ({"depths": [10**6] * 4}, {"depths": [1] * 10**4, "widths": [1] * 10**4}, {"widths": [10**12] * 4}):
-        with pytest.raises(ValueError, match="depths|widths"):
+        with pytest.raises(ValueError, match=r"depths|widths"):
             ResNet1dConfig(**settings)
 
 

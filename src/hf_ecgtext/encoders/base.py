@@ -103,7 +103,7 @@ class EcgConfig(Shareable, PreTrainedConfig):
             tasks = list(saved) if saved else filter(None, [self.pipeline_task])
             self.custom_pipelines = OwnPipelines({task: _pipeline_entry(task) for task in tasks})
         elif saved is not None:
-            self.custom_pipelines = saved
+            kwargs["custom_pipelines"] = saved
         super().__post_init__(**kwargs)
 
     def validate_signs(self) -> None:

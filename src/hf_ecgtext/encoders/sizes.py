@@ -25,7 +25,8 @@ LARGEST_NUMBER = 10**8
 LARGEST_NUMBER_OF_LABELS = 10**5
 """Each is a string."""
 
-_MOST_TIMES_THE_FILES = 8  # weights are kept in a quarter of their width at least, and some are saved once and used twice
+# Weights are saved in a quarter of their width at least, and some are saved once and used twice.
+_MOST_TIMES_THE_FILES = 8
 _TOO_SMALL_TO_MATTER = 10**9
 
 _source: ContextVar[tuple[str, int]] = ContextVar("source", default=("a model", 0))
@@ -47,13 +48,13 @@ def check_numbers(owner: str, settings: Mapping[str, Any]) -> None:
             continue  # checked when it was made
         if name in ("id2label", "label2id"):
             if isinstance(value, Mapping) and len(value) > LARGEST_NUMBER_OF_LABELS:
-                raise ValueError(f"{owner}: {name} has {len(value)} entries, at most {LARGEST_NUMBER_OF_LABELS} can be.")
+                raise ValueError(f"{owner}: {name} has {len(value)} entries, more than {LARGEST_NUMBER_OF_LABELS}.")
         elif isinstance(value, Mapping):
             check_numbers(f"{owner}, {name}", {str(key): entry for key, entry in value.items()})
         elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
             limit = LARGEST_DEPTH if _counts_layers(name) or name == "widths" else LARGEST_NUMBER
             if len(value) > limit:
-                raise ValueError(f"{owner}: {name} has {len(value)} entries, at most {limit} can be.")
+                raise ValueError(f"{owner}: {name} has {len(value)} entries, more than {limit}.")
             for entry in value:
                 if entry not in (math.inf, -math.inf):  # an end of a range, as in Mamba's time_step_limit
                     _check_number(owner, name, entry)

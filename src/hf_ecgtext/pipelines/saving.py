@@ -20,7 +20,7 @@ class SavedPipeline(Shareable, Pipeline):
 
     model: PreTrainedModel
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:  # type: ignore[override]
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save model, ledger and card, and the processor, or the feature extractor of an ECG encoder alone.
 
         Args:
