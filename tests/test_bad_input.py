@@ -401,6 +401,7 @@ def empty_the_weights(folder: Path) -> None:
 
 def forget_the_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
+    save_file({"trained_records": torch.zeros(1)}, folder / "training_data.safetensors")  # a ledger is none either
     torch.save({"lr": 1.0}, folder / "training_args.bin")  # the Trainer's, which is no model
     torch.save({}, folder / "optimizer.pt")
 

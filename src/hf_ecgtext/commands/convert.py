@@ -115,6 +115,9 @@ def run(arguments: argparse.Namespace) -> None:
     with _complete_or_absent(arguments.output_dir) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
+        model.write_card(
+            folder, arguments.output_dir.resolve().name
+        )  # the folder has another name until it is complete
     _report(model, processor, arguments, method, converter.CAVEATS)
 
 

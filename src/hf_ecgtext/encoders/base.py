@@ -30,6 +30,7 @@ from hf_ecgtext.hub import (
     upload,
     write_loader,
 )
+from hf_ecgtext.io import written_whole
 from hf_ecgtext.model_card import write_card
 
 logger = logging.getLogger(__name__)
@@ -238,7 +239,8 @@ class EcgPreTrainedModel(Shareable, PreTrainedModel):
         if not is_main_process:
             return
         for name, content in kept_training_data(self).items():
-            (Path(save_directory) / name).write_bytes(content)
+            with written_whole(Path(save_directory) / name) as unfinished:
+                unfinished.write_bytes(content)
         name = repo_id or Path(save_directory).resolve().name
         self.write_card(save_directory, name)
         if push_to_hub:

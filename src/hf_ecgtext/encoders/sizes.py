@@ -82,7 +82,7 @@ def _counts_layers(name: str) -> bool:
 @contextmanager
 def loading_from(name_or_path: Any) -> Iterator[None]:
     """While a model is made to take the weights of a folder, `check_total_size` compares it with their files."""
-    files = [file for file in Path(str(name_or_path)).glob("*.safetensors") if file.is_file()]
+    files = [file for file in Path(str(name_or_path)).glob("*.safetensors") if file.is_file()]  # the ledger is small
     token = _source.set((str(name_or_path), sum(file.stat().st_size for file in files)))
     try:
         yield

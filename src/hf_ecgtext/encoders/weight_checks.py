@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers.utils import has_file
 
 from hf_ecgtext.errors import CheckpointError
+from hf_ecgtext.hub import LEDGER_FILES
 
 # The Trainer writes these beside the weights; they hold none.
 _OF_THE_TRAINER = ("training_args", "optimizer", "scheduler", "scaler", "rng_state")
@@ -107,7 +108,8 @@ def unreadable_weights(name_or_path: Any, error: Exception, options: Mapping[str
     if not (folder / "config.json").is_file():
         return None
     index = folder / "model.safetensors.index.json"
-    if not any(folder.glob("*.safetensors")) and not index.exists():
+    weights = [file for file in folder.glob("*.safetensors") if file.name not in LEDGER_FILES]
+    if not weights and not index.exists():
         return (
             f"'{name_or_path}' holds settings but no weights: model.safetensors is missing. Copy it from where the "
             "model was saved, or name another folder (a run that was killed has its weights in checkpoint-N)."
