@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace) -> None:
         processor.save_pretrained(folder)
         model.write_card(
             folder, arguments.output_dir.resolve().name
-        )  # the folder has another name until it is complete
+        )  # its own until it is complete is another
     _report(model, processor, arguments, method, converter.CAVEATS)
 
 
