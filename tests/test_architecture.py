@@ -13,13 +13,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "hf_ecgtext"
 SCRIPTS = ("dataset_scripts", "scripts", "examples")
 
 # Who may import whom, by the first part of the path below hf_ecgtext. Everybody may import SHARED.
-SHARED = {"errors", "io", "leads", "limb_lead_order"}
+SHARED = {"errors", "hub", "io", "leads", "limb_lead_order"}
 ALLOWED = {
     "errors": set(),
+    "hub": set(),
     "io": set(),
     "leads": set(),
     "limb_lead_order": set(),
-    "encoders": set(),
+    "model_card": set(),
+    "encoders": {"model_card"},
     "objectives": set(),
     "data": set(),
     "processing": {"data"},

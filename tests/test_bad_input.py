@@ -10,8 +10,10 @@ import logging
 import os
 import pickle
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -394,6 +396,48 @@ def cut_the_weights(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
 
 
+def empty_the_weights(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"")
+
+
+def forget_the_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    save_file({"trained_records": torch.zeros(1)}, folder / "training_data.safetensors")  # a ledger is none either
+    torch.save({"lr": 1.0}, folder / "training_args.bin")  # the Trainer's, which is no model
+    torch.save({}, folder / "optimizer.pt")
+
+
+def fill_with(value: float, name: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        weights[name].view(-1)[-1] = value
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return damage
+
+
+def reshape(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["text_projection.0.weight"] = weights["text_projection.0.weight"][:, :-1].contiguous()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def set_in_config(**settings: Any) -> Callable[[Path], None]:
+    """Damage by settings, where `a__b` is the setting `b` inside of `a`."""
+
+    def damage(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        for name, value in settings.items():
+            *parents, leaf = name.split("__")
+            inner = config
+            for parent in parents:
+                inner = inner[parent]
+            inner[leaf] = value
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return damage
+
+
 def empty_the_folder(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.mkdir()
@@ -403,6 +447,16 @@ BROKEN_MODELS = {
     "a pickle": (put_a_pickle_in_place_of_the_weights, "only as a pickle (pytorch_model.bin), which can run code"),
     "a missing weight": (remove_a_weight, "does not fit MerlModel: missing: ['text_projection.0.weight']"),
     "cut weights": (cut_the_weights, "are damaged"),
+    "empty weights": (empty_the_weights, "are damaged"),
+    "no weights": (forget_the_weights, "holds settings but no weights: model.safetensors is missing"),
+    "a NaN": (fill_with(float("nan"), "text_projection.0.weight"), "values of text_projection.0.weight are NaN or"),
+    "an infinity": (
+        fill_with(-float("inf"), "ecg_encoder.stages.0.0.bn1.running_var"),
+        "1 of the 8 values of ecg_encoder.stages.0.0.bn1.running_var are NaN or infinite",
+    ),
+    "another shape": (reshape, "text_projection.0.weight is (32, 63) where the config asks for (32, 64)"),
+    "absurd width": (set_in_config(projection_dim=10**7), "Its sizes cannot be right"),
+    "absurd input": (set_in_config(ecg_config__num_leads=2 * 10**7), "Its sizes cannot be right"),
 }
 
 
@@ -458,6 +512,13 @@ def become_a_bert(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "bert"}), encoding="utf-8")
 
 
+def become(name: str, content: bytes) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -465,6 +526,17 @@ def become_a_bert(folder: Path) -> None:
         (shutil.rmtree, "There is no folder '{folder}', and no Hub repository can have this name. Check the path."),
         (forget_the_processor, "'{folder}' holds a model but no processor (no processor_config.json). Save it beside"),
         (become_a_bert, "'{folder}' holds a model of type 'bert', no ECG-text model. Name a folder that"),
+        (become("config.json", b"{"), "'{folder}/config.json' cannot be read: Expecting property name"),
+        (become("config.json", b""), "'{folder}/config.json' cannot be read: Expecting value"),
+        (become("config.json", b"[" * 100_000), "'{folder}/config.json' cannot be read: it is nested too deeply."),
+        (become("config.json", b"{}"), "The model '{folder}' cannot be loaded: Unrecognized model"),
+        (become("processor_config.json", b"[]"), "processor_config.json' cannot be read: it holds a list, no JSON"),
+        (become("tokenizer.json", b"\xff\xfe"), "'{folder}/tokenizer.json' cannot be read: "),
+        (become("tokenizer.json", b"{}"), "The processor of '{folder}' is missing or cannot be loaded: "),
+        (set_in_config(auto_map=5), "The model '{folder}' cannot be loaded: TypeError: "),
+        (set_in_config(temperature=float("nan")), "MerlConfig: temperature is nan. It must be a finite number"),
+        (set_in_config(text_config__vocab_size=10**12), "vocab_size is 1000000000000, which no model has"),
+        (set_in_config(text_config__num_hidden_layers=10**6), "num_hidden_layers is 1000000, which no model has"),
     ],
 )
 @pytest.mark.parametrize("command", ["classify", "evaluate"])
@@ -489,6 +561,28 @@ def test_loading_a_model_for_a_command_leaves_the_progress_bars_as_they_were(com
     before = transformers_logging.is_progress_bar_enabled()
     command_line("classify", "p7", "--model", tmp_path, "--labels", *LABELS)
     assert transformers_logging.is_progress_bar_enabled() == before
+
+
+def test_weights_that_do_not_fit_are_accepted_only_where_that_is_asked_for_and_then_said(copied_model, caplog):
+    reshape(copied_model)
+    remove = "text_projection.0.bias"
+    weights = load_file(copied_model / "model.safetensors")
+    del weights[remove]
+    save_file(weights, copied_model / "model.safetensors", metadata={"format": "pt"})
+    AutoModel.from_pretrained(copied_model, allow_missing_weights=True)
+    assert f"missing: ['{remove}']" in caplog.text
+    assert "(32, 63) where the config asks for (32, 64)" in caplog.text
+
+
+def test_a_tokenizer_of_another_model_is_refused(copied_model, command_line):
+    content = json.loads((copied_model / "tokenizer.json").read_text())
+    content["model"]["vocab"]["arrhythmia-that-nobody-knows"] = 10**6
+    (copied_model / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="gives token ids up to 1000000, but the text encoder has embeddings"):
+        pipeline("zero-shot-ecg-classification", model=str(copied_model))
+    code, _, errors = command_line("classify", "p7", "--model", copied_model, "--labels", *LABELS)
+    assert code == 1
+    assert "gives token ids up to 1000000" in errors
 
 
 def test_a_pipeline_refuses_a_model_without_texts(merl_folder, processor):

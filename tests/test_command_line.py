@@ -201,6 +201,11 @@ def test_a_config_file_may_hold_what_a_command_needs(tmp_path):
         ("- seed", "must hold lines 'option: value'"),
         ("seed: [", "is no YAML file"),
         ("config: other.yaml", "there is no option 'config'"),
+        ("seed: " + "[" * 5000, "is nested too deeply"),
+        ("- " * 5000, "is nested too deeply"),
+        ("seed: " + "1" * 5000, "is no YAML file"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nlabels: [*b, *b]", "'*a' refers to another place: write the value out"),
+        ("labels: &labels [*labels]", "'*labels' refers to another place"),
     ],
 )
 def test_a_wrong_config_file_is_explained(tmp_path, capsys, text, message):

@@ -199,7 +199,7 @@ def test_a_folder_that_holds_something_is_never_written_to(files, convert_comman
     before = {file.name: file.stat().st_mtime_ns for file in output.iterdir()}
     code, printed, errors = convert_command(files / "vit_tiny_best_encoder.pth", "--output-dir", output)
     assert (code, printed) == (1, "")
-    assert f"The folder '{output}' already holds a model (config.json" in errors
+    assert f"The folder '{output}' already holds a model (README.md, config.json" in errors
     assert {file.name: file.stat().st_mtime_ns for file in output.iterdir()} == before
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "todo.txt").write_text("", encoding="utf-8")

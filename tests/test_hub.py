@@ -55,11 +55,16 @@ def features(model, processor):
 PUSH = """
 import runpy
 from datasets import load_dataset
+from transformers import pipeline
 from hf_ecgtext.methods import get_recipe
 
 model, processor = get_recipe("merl", "debug").build(seed=0)
 model.push_to_hub("me/merl")
 processor.push_to_hub("me/merl")
+
+model.save_pretrained("again", push_to_hub=True, repo_id="me/again")
+pipe = pipeline("ecg-feature-extraction", model=model, processor=processor)
+pipe.push_to_hub("me/again", tags=["small"], commit_message="A pipeline")
 
 main = runpy.run_path(sys.argv[1])["main"]
 main(["--data-set", "num_records=30", "sampling_rate_hz=100", "--output-dir=ecgs", "--push-to-hub=me/synthetic"])
@@ -111,6 +116,7 @@ def run(program: str, hub: FakeHub, home: Path) -> dict[str, Any]:
     """Run a program that knows only this Hub and an empty cache, and return what it reports in its last line."""
     environment = {
         "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(REPOSITORY / "src"),
         "HOME": str(home),
         "HF_HOME": str(home / "hf"),
         "HF_ENDPOINT": hub.endpoint,
@@ -155,8 +161,29 @@ def test_a_push_uploads_weights_only_as_safetensors(hub, pushed):
     repository = hub.repositories["models/me/merl"]
     names = set(repository.files)
     assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "README.md"} <= names
-    assert {name for name in names if not name.endswith((".json", ".md"))} == {".gitattributes", "model.safetensors"}
+    others = {name for name in names if not name.endswith((".json", ".md"))}
+    assert others == {".gitattributes", "load_with_hf_ecgtext.py", "model.safetensors"}
     assert len(repository.commit_messages) == 3, "creation, model, processor"
+
+
+def test_a_push_uploads_the_card_that_saving_writes_under_the_name_of_the_repository(hub, pushed):
+    card = hub.repositories["models/me/merl"].files["README.md"].decode()
+    assert "library_name: hf_ecgtext" in card
+    assert 'pipeline("zero-shot-ecg-classification", model="me/merl")' in card
+    assert "not a medical device" in card
+
+
+def test_a_pipeline_is_pushed_whole_in_one_commit_and_adds_tags_to_the_card_there_is(hub, pushed):
+    repository = hub.repositories["models/me/again"]
+    assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= set(repository.files)
+    assert list(json.loads(repository.files["config.json"])["custom_pipelines"]) == ["ecg-feature-extraction"]
+    assert [message.partition(" ")[2] for message in repository.commit_messages[1:]] == [
+        "Upload by hf_ecgtext",
+        "A pipeline",
+    ]
+    card = repository.files["README.md"].decode()
+    assert "- ecg\n" in card
+    assert "- small\n" in card
 
 
 def test_a_pushed_model_and_processor_load_from_an_empty_cache_and_give_the_same_features(pushed, loaded):

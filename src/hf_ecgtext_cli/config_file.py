@@ -20,7 +20,7 @@ class ConfigFileError(ValueError):
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """The entries of a YAML file, without its notes.
+    """The entries of a YAML file, without its notes; aliases are refused, since a few lines of them can mean gigabytes.
 
     Numbers, `true`, `false` and `null` are those of YAML 1.2, so that `1e-4` is a number and `no` is the word.
 
@@ -31,6 +31,13 @@ def read_config(file: Path) -> dict[str, Any]:
 
     class Loader(yaml.SafeLoader):
         yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # PyYAML's are those of YAML 1.1
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                alias = self.peek_event()
+                problem = f"'*{alias.anchor}' refers to another place: write the value out"
+                raise yaml.MarkedYAMLError(None, None, problem, alias.start_mark)
+            return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             names = [name.value for name, _ in node.value]
@@ -51,7 +58,11 @@ def read_config(file: Path) -> dict[str, Any]:
             entries = yaml.load(opened, Loader)
     except OSError as error:
         raise ConfigFileError(f"--config {file} cannot be read: {error.strerror or error}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise ConfigFileError(
+            f"--config {file} is nested too deeply: options have values, lists or mappings."
+        ) from error
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: no text, or a number of thousands of digits
         raise ConfigFileError(f"--config {file} is no YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(entries, dict) or not all(isinstance(name, str) for name in entries):
         raise ConfigFileError(f"--config {file} must hold lines 'option: value', such as 'seed: 1'.")

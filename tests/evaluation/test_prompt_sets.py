@@ -71,6 +71,9 @@ def test_a_file_may_give_a_string_or_a_list_and_the_order_is_that_of_the_task(tm
         ('{"LVH": "x", "AFIB": ["y", " "]}', "class 'AFIB' has a prompt that is empty"),
         ('["x"]', "expected one JSON object"),
         ("LVH: x", "is not a JSON file"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"LVH": ' * 50_000, "nested too deeply"),
+        ('{"LVH": ' + "9" * 5000 + "}", "is not a JSON file"),
     ],
 )
 def test_a_malformed_file_is_refused_with_the_class_at_fault(tmp_path, content, problem):

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig
 
-from hf_ecgtext.encoders import ResNet1dConfig, Vit1dConfig
+from hf_ecgtext.encoders import ConvTransformerConfig, LeadTimeTransformerConfig, ResNet1dConfig, Vit1dConfig
+from hf_ecgtext.finetuning.classifier import EcgClassifierConfig
 from hf_ecgtext.methods import get_recipe, method_names
 from hf_ecgtext.training import EcgTextTrainingArguments
+
+ENCODERS = {
+    config.model_type: config
+    for config in (
+        ConvTransformerConfig,
+        EcgClassifierConfig,
+        LeadTimeTransformerConfig,
+        ResNet1dConfig,
+        Vit1dConfig,
+    )
+}
 
 # Of every method: settings of its config, and the field that the message must name.
 SHARED = [
@@ -17,6 +33,17 @@ SHARED = [
     ({"projection_dim": 0}, "projection_dim"),
     ({"text_pooling": "max"}, "text_pooling"),
     ({"projection_dim": "wide"}, "projection_dim"),
+    ({"projection_dim": 10**9}, "projection_dim"),
+    ({"num_labels": 10**9}, "num_labels"),
+    ({"num_frozen_text_layers": 10**6, "freeze_text": False}, "num_frozen_text_layers"),
+    ({"ecg_config.num_samples": 10**12}, "num_samples"),
+    ({"text_config.hidden_size": 10**9}, "hidden_size"),
+    ({"text_config.num_hidden_layers": 10**6}, "num_hidden_layers"),
+    ({"text_config.vocab_size": 10**12}, "vocab_size"),
+    ({"text_config.num_labels": 10**9}, "num_labels"),
+    ({"text_config.layer_norm_eps": float("nan")}, "layer_norm_eps"),
+    ({"text_config": 5}, "text_config"),
+    ({"custom_pipelines": "all"}, "custom_pipelines"),
 ]
 
 OWN = {
@@ -84,6 +111,44 @@ OWN = {
 }
 
 
+def number_settings(config: Any) -> list[tuple[str, type]]:
+    """Names and types of the numbers that a config of ours declares itself."""
+    inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return [
+        (name, type(value))
+        for name, value in values.items()
+        if name not in inherited and isinstance(value, int | float) and not isinstance(value, bool)
+    ]
+
+
+@pytest.mark.parametrize("name", [*method_names(), *ENCODERS])
+def test_no_number_of_a_config_may_be_nan_infinite_or_absurd(name):
+    config = ENCODERS[name]() if name in ENCODERS else get_recipe(name, "debug").config
+    numbers = number_settings(config)
+    assert numbers
+    for setting, kind in numbers:
+        impossible = [float("nan"), float("inf"), -float("inf")] if kind is float else [10**15, -(10**15), -1]
+        for value in impossible:
+            tree = config.to_dict() | {setting: value}
+            tree.pop("model_type")
+            with pytest.raises((StrictDataclassError, ValueError), match=setting):
+                type(config)(**tree)
+
+
+def test_a_list_of_a_config_may_be_neither_absurdly_long_nor_hold_absurd_numbers():
+    for settings in ({"depths": [10**6] * 4}, {"depths": [1] * 10**4, "widths": [1] * 10**4}, {"widths": [10**12] * 4}):
+        with pytest.raises(ValueError, match=r"depths|widths"):
+            ResNet1dConfig(**settings)
+
+
+def test_sizes_that_text_encoders_have_are_accepted():
+    config = get_recipe("merl", "debug").config.to_dict()
+    config.pop("model_type")
+    large = {"model_type": "bert", "vocab_size": 262_144, "hidden_size": 8192, "num_hidden_layers": 128}
+    assert type(get_recipe("merl", "debug").config)(**config | {"text_config": large}).text_config.hidden_size == 8192
+
+
 def test_every_method_is_asked_for_its_own_contradictions():
     assert set(method_names()) <= OWN.keys()
 
@@ -141,6 +206,9 @@ def test_a_contradiction_in_an_encoder_s_settings_names_the_field(config, settin
         ({"num_negative_candidates": 0}, "num_negative_candidates"),
         ({"grad_cache_chunk_size": 64, "per_device_train_batch_size": 8}, "grad_cache_chunk_size"),
         ({"precision": "int8"}, "precision"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"negative_fraction": float("nan")}, "negative_fraction"),
+        ({"weight_decay": float("inf")}, "weight_decay"),
     ],
 )
 def test_an_impossible_setting_of_training_names_the_field(settings, field, tmp_path):

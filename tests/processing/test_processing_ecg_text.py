@@ -135,6 +135,7 @@ def test_a_text_that_is_no_string_is_refused(processor):
     [
         ("max_length", 0),
         ("max_length", 17),
+        ("max_length", 10**9),
         ("max_length", "8"),
         ("report_cleaning", "german"),
         ("empty_report", "drop"),

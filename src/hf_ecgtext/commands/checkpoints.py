@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,16 @@ from hf_ecgtext.methods.base import EcgTextConfig
 from hf_ecgtext.processing import EcgTextProcessor
 
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+_JSON_FILES = (
+    "config.json",
+    *_PROCESSOR_FILES,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "model.safetensors.index.json",
+)
+# What transformers raises, without a name, at a JSON file that holds something else than it expects.
+_NOT_AS_EXPECTED = (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 _SAVE_PROCESSOR = "Save it beside the model: processor.save_pretrained(folder)."
 
 
@@ -28,7 +39,8 @@ def load_checkpoint(name_or_path: str) -> tuple[Any, EcgTextProcessor]:
         The model in `eval()` mode, and its processor.
 
     Raises:
-        CheckpointError: If there is no such checkpoint, or it holds no complete ECG-text model with its processor.
+        CheckpointError: If there is no such checkpoint, a file of it is damaged, or it holds no complete ECG-text model
+            with its processor.
     """
     _check_name(name_or_path)
     try:
@@ -37,8 +49,8 @@ def load_checkpoint(name_or_path: str) -> tuple[Any, EcgTextProcessor]:
         model = AutoModel.from_pretrained(name_or_path) if is_ours else None
     except CheckpointError:
         raise
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"The model '{name_or_path}' cannot be loaded: {error}") from error
+    except _NOT_AS_EXPECTED as error:
+        raise CheckpointError(f"The model '{name_or_path}' cannot be loaded: {_in_words(error)}") from error
     if model is None:
         raise CheckpointError(
             f"'{name_or_path}' holds a model of type '{config.model_type}', no ECG-text model. "
@@ -48,15 +60,22 @@ def load_checkpoint(name_or_path: str) -> tuple[Any, EcgTextProcessor]:
         processor = AutoProcessor.from_pretrained(name_or_path)
     except CheckpointError:
         raise
-    except (OSError, ValueError, TypeError) as error:
+    except Exception as error:
+        if not isinstance(error, _NOT_AS_EXPECTED) and type(error) is not Exception:  # as the tokenizers in Rust raise
+            raise
         raise CheckpointError(
-            f"The processor of '{name_or_path}' is missing or cannot be loaded: {error} {_SAVE_PROCESSOR}"
+            f"The processor of '{name_or_path}' is missing or cannot be loaded: {_in_words(error)} {_SAVE_PROCESSOR}"
         ) from error
     if not isinstance(processor, EcgTextProcessor):
         raise CheckpointError(
             f"'{name_or_path}' holds a {type(processor).__name__} but no processor for ECGs. {_SAVE_PROCESSOR}"
         )
+    model.check_tokenizer(processor.tokenizer)
     return model.eval(), processor
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
 
 
 def _check_name(name_or_path: str) -> None:
@@ -75,6 +94,8 @@ def _check_name(name_or_path: str) -> None:
                 f"The folder '{name_or_path}' holds a model but no processor (no {_PROCESSOR_FILES[0]}). "
                 f"{_SAVE_PROCESSOR}"
             )
+        for name in _JSON_FILES:
+            _check_json(folder / name)
         return
     if folder.exists():
         raise CheckpointError(f"'{name_or_path}' is a file. Name the folder that holds the model.")
@@ -86,4 +107,19 @@ def _check_name(name_or_path: str) -> None:
     if not is_repository:
         raise CheckpointError(
             f"There is no folder '{name_or_path}', and no Hub repository can have this name. Check the path."
+        )
+
+
+def _check_json(file: Path) -> None:
+    """Name a file that is no JSON object, which transformers does not."""
+    try:
+        content = json.loads(file.read_bytes()) if file.exists() else {}
+        problem = "" if isinstance(content, dict) else f"it holds a {type(content).__name__}, no JSON object"
+    except (OSError, ValueError) as error:
+        problem = str(error)
+    except RecursionError:
+        problem = "it is nested too deeply"
+    if problem:
+        raise CheckpointError(
+            f"'{file}' cannot be read: {problem}. Copy it from where the model was saved, or save the model again."
         )

@@ -115,6 +115,8 @@ def run(arguments: argparse.Namespace) -> None:
     with _complete_or_absent(arguments.output_dir) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
+        # Until it is complete, the folder has another name.
+        model.write_card(folder, arguments.output_dir.resolve().name)
     _report(model, processor, arguments, method, converter.CAVEATS)
 
 

@@ -11,7 +11,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     """`["a.b=1", "c=text"]` to `{"a.b": 1, "c": "text"}`; values are read as JSON where they are JSON.
 
     Raises:
-        ValueError: If a pair has no `=`.
+        ValueError: If a pair has no `=`, or is nested too deeply.
     """
     settings: dict[str, Any] = {}
     for pair in pairs:
@@ -22,4 +22,6 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
             settings[name] = json.loads(value)
         except json.JSONDecodeError:
             settings[name] = value
+        except RecursionError as error:
+            raise ValueError(f"The value of '{name}' is nested too deeply.") from error
     return settings

@@ -22,10 +22,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from hf_ecgtext.errors import CheckpointError
+from hf_ecgtext.hub import LEDGER_FILES
 from hf_ecgtext.io import written_whole
 
-LEDGER_FILE = "training_data.json"
-HASHES_FILE = "training_data.safetensors"
+LEDGER_FILE, HASHES_FILE = LEDGER_FILES
 TRAINING_SPLIT = "train"
 _SCHEMA_VERSION = 1
 _HASHES = ("trained_records", "trained_patients", "validated_records")
@@ -132,8 +132,8 @@ class TrainingLedger:
         patient_trained = _is_in(_hash_each([key or "" for key in patients]), self.trained_patients) & has_patient
         return Overlap(keys, trained, patient_trained, _is_in(hashes, self.validated_records) & ~trained)
 
-    def save(self, folder: str | Path) -> None:
-        """Write `training_data.json`, for people, and `training_data.safetensors`, the hashes it vouches for."""
+    def files(self) -> dict[str, bytes]:
+        """`training_data.json`, for people, and `training_data.safetensors`, the hashes it vouches for, by name."""
         content = save({name: getattr(self, name) for name in _HASHES})
         description = {
             "schema_version": _SCHEMA_VERSION,
@@ -145,7 +145,11 @@ class TrainingLedger:
             "sha256": hashlib.sha256(content).hexdigest(),
         }
         text = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
-        for name, written in ((HASHES_FILE, content), (LEDGER_FILE, text.encode())):  # last what vouches for the other
+        return {HASHES_FILE: content, LEDGER_FILE: text.encode()}  # last what vouches for the other
+
+    def save(self, folder: str | Path) -> None:
+        """Write the [`files`]."""
+        for name, written in self.files().items():
             with written_whole(Path(folder) / name) as unfinished:
                 unfinished.write_bytes(written)
 

@@ -58,6 +58,9 @@ class LeadTimeTransformerConfig(EcgConfig):
 
     def validate_architecture(self) -> None:
         """Called by `@strict`."""
+        for name in ("num_leads", "hidden_size", "num_hidden_layers", "intermediate_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}.")
         if self.patch_size < 1 or self.num_samples < 1 or self.num_samples % self.patch_size:
             raise ValueError(f"num_samples {self.num_samples} is not a multiple of patch_size {self.patch_size}.")
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:

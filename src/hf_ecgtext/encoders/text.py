@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -27,6 +25,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_ecgtext.encoders.text_checks import check_padding_side, check_text_model, check_vocabulary
+from hf_ecgtext.encoders.weight_checks import check_finite, misfits, unreadable_weights, without_load_report
 from hf_ecgtext.errors import CheckpointError
 
 TextPooling = Literal["cls", "mean", "pooler", "last"]
@@ -202,19 +201,29 @@ def load_text_model(
     source = _minilm_folder() if name_or_path == MINILM else name_or_path
     config = AutoConfig.from_pretrained(source)
     auto_class = _auto_class(config)
-    with _without_report_of_unexpected_weights():
-        model, info = auto_class.from_pretrained(
-            source,
-            config=config,
-            dtype=torch.float32,  # a half-precision checkpoint would not fit the float32 rest of the model
-            use_safetensors=True,
-            output_loading_info=True,
-            **_pooler_option(config, pooling),
-        )
-    missing = sorted(info["missing_keys"])
-    if missing:
-        hint = " It has no trained pooler; use text_pooling='mean' or 'cls'." if "pooler" in missing[0] else ""
-        raise CheckpointError(f"The text encoder '{name_or_path}' lacks weights: {missing[:5]}.{hint}")
+    try:
+        # What is left over is what the tower does not need, such as a pooler or the head of a language model.
+        with without_load_report():
+            model, info = auto_class.from_pretrained(
+                source,
+                config=config,
+                dtype=torch.float32,  # a half-precision checkpoint would not fit the float32 rest of the model
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # they are listed, for the message below
+                output_loading_info=True,
+                **_pooler_option(config, pooling),
+            )
+    except (OSError, SafetensorError) as error:
+        if (problem := unreadable_weights(source, error, {})) is None:
+            raise
+        raise CheckpointError(problem) from error
+    problems = misfits(info)
+    said = {"missing": "lacks weights", "of another shape": "has weights of another shape"}
+    if listed := "; ".join(f"{words}: {problems[kind]}" for kind, words in said.items() if kind in problems):
+        lacks_pooler = "pooler" in problems.get("missing", "").partition(",")[0]
+        hint = " It has no trained pooler; use text_pooling='mean' or 'cls'." if lacks_pooler else ""
+        raise CheckpointError(f"The text encoder '{name_or_path}' {listed}.{hint}")
+    check_finite(model, source)
     tokenizer = AutoTokenizer.from_pretrained(source)
     check_vocabulary(name_or_path, model, tokenizer)
     check_text_model(model, pooling)
@@ -240,26 +249,6 @@ def tiny_bert_config(vocab_size: int) -> BertConfig:
         intermediate_size=128,
         max_position_embeddings=128,
     )
-
-
-@contextmanager
-def _without_report_of_unexpected_weights() -> Iterator[None]:
-    """Silence the table of weights that the tower does not need, such as a pooler or the head of a language model.
-
-    A table with anything else in it (missing weights, other shapes) still appears.
-    """
-
-    def says_more(record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        problems = ("MISSING", "MISMATCH", "CONVERSION")
-        return "LOAD REPORT" not in message or any(problem in message for problem in problems)
-
-    logger = logging.getLogger("transformers.modeling_utils")
-    logger.addFilter(says_more)
-    try:
-        yield
-    finally:
-        logger.removeFilter(says_more)
 
 
 def _minilm_folder() -> str:

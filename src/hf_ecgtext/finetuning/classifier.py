@@ -16,6 +16,7 @@ from transformers.utils import ModelOutput
 
 from hf_ecgtext.encoders import ResNet1dConfig
 from hf_ecgtext.encoders.base import EcgConfig, EcgPreTrainedModel
+from hf_ecgtext.hub import keep_training_data, kept_training_data
 from hf_ecgtext.methods.base import EcgTextModel
 
 
@@ -33,6 +34,7 @@ class EcgClassifierConfig(EcgConfig):
 
     model_type = "ecg_classifier"
     sub_configs: ClassVar = {"ecg_config": AutoConfig}
+    pipeline_task: ClassVar[str | None] = None  # none knows its classes
 
     ecg_config: Any = None
     classifier_dropout: float = 0.0
@@ -131,6 +133,7 @@ class EcgForClassification(EcgPreTrainedModel):
         classifier = cls.from_scratch(model.config.ecg_config, labels, seed, classifier_dropout)
         classifier.ecg_encoder.load_state_dict(model.ecg_encoder.state_dict())
         classifier.name_or_path = model.name_or_path  # where the trainer looks for the ledger to go on with
+        keep_training_data(classifier, kept_training_data(model))
         return classifier.to(model.device)
 
     def train(self, mode: bool = True) -> Self:

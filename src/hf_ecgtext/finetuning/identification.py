@@ -36,6 +36,7 @@ from hf_ecgtext.evaluation.encoders.random import random_encoders
 from hf_ecgtext.finetuning.arcface import arc_face
 from hf_ecgtext.finetuning.lead_subsets import lead_subset, restrict_extractor, restrict_leads
 from hf_ecgtext.finetuning.trainer import SCORE, StopWithoutProgress, validation_scores
+from hf_ecgtext.hub import keep_training_data
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.processing import EcgTextProcessor
 from hf_ecgtext.training.checkpoints import last_complete_checkpoint, last_intact_checkpoint
@@ -299,6 +300,7 @@ def finetune_identification(
         TrainingLedger.of_splits(data.name, data.revision, {TRAINING_SPLIT: train, "validation": validation}),
         model.name_or_path,
     )
+    keep_training_data(tuned, ledger.files())
     tuned.eval().save_pretrained(output_dir)
     encoder.processor.save_pretrained(output_dir)
     ledger.save(output_dir)

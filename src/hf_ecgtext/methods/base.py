@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -21,7 +22,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_ecgtext.encoders.base import EcgConfig, EcgPreTrainedModel, unit_length
 from hf_ecgtext.encoders.resnet1d import ResNet1dConfig
+from hf_ecgtext.encoders.sizes import check_numbers
 from hf_ecgtext.encoders.text import TextPooling, TextTower
+from hf_ecgtext.encoders.text_checks import check_vocabulary
 from hf_ecgtext.methods.distributed import gather_batch
 from hf_ecgtext.methods.outputs import EcgTextOutput
 
@@ -40,6 +43,7 @@ class EcgTextConfig(EcgConfig):
     """
 
     sub_configs: ClassVar = {"ecg_config": AutoConfig, "text_config": AutoConfig}
+    pipeline_task: ClassVar[str | None] = "zero-shot-ecg-classification"
 
     ecg_config: Any = None
     text_config: Any = None
@@ -78,7 +82,10 @@ def _as_config(config: PreTrainedConfig | dict[str, Any] | None, default: type[P
         return default()
     if isinstance(config, PreTrainedConfig):
         return config
+    if not isinstance(config, Mapping):
+        raise ValueError(f"ecg_config and text_config must be mappings of settings, not {config!r}.")
     settings = dict(config)
+    check_numbers("The encoder's config", settings)
     model_type = settings.pop("model_type", None)
     return default(**settings) if model_type is None else AutoConfig.for_model(model_type, **settings)
 
@@ -165,6 +172,10 @@ class EcgTextModel(EcgPreTrainedModel):
         model = cls(config)
         model.text_tower.model.load_state_dict(text_model.state_dict())
         return model
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise a `CheckpointError` where the tokenizer gives tokens that the text tower has no embedding for."""
+        check_vocabulary(self.name_or_path, self.text_tower.model, tokenizer)
 
     @abstractmethod
     def embed_ecg(self, encoder_output: BaseModelOutputWithPooling) -> Tensor:

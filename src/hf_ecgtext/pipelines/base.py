@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import Pipeline
 
 from hf_ecgtext.errors import CheckpointError, RecordError
 from hf_ecgtext.pipelines.inputs import EcgInput, LeadNames, recordings_in, same_rate
+from hf_ecgtext.pipelines.saving import SavedPipeline
 from hf_ecgtext.pipelines.windows import WINDOWS, Part, WindowBatch, WindowBatches, Windows
 from hf_ecgtext.processing.settings import check_choice
 from hf_ecgtext.processing.windows import mean_over_windows
@@ -54,7 +54,7 @@ class EncodedEcg(NamedTuple):
     times_s: list[tuple[float, float]]
 
 
-class EcgPipeline(Pipeline):
+class EcgPipeline(SavedPipeline):
     """A pipeline whose input is an ECG, prepared by the checkpoint's feature extractor.
 
     Every pipeline takes, at its making or in a call:
@@ -83,6 +83,8 @@ class EcgPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         if self.feature_extractor is None and self.processor is not None:
             self.feature_extractor = self.processor.feature_extractor
+        if self.processor is not None and hasattr(self.model, "check_tokenizer"):
+            self.model.check_tokenizer(self.processor.tokenizer)
         self.model.eval()  # one made by hand may still train: its BatchNorm would learn from what it is asked
         for method in self._model_methods:
             if not hasattr(self.model, method):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from transformers import AutoFeatureExtractor, BatchFeature, FeatureExtractionMi
 from hf_ecgtext.data.plausibility import glance, judge_amplitude, needs_judgement
 from hf_ecgtext.data.units import units_per_millivolt
 from hf_ecgtext.errors import RecordError
+from hf_ecgtext.hub import Shareable, is_own, loader_entry, write_loader
 from hf_ecgtext.leads import STANDARD_LEADS
 from hf_ecgtext.processing.device import DeviceSettings, pack_records, unpack_records
 from hf_ecgtext.processing.inputs import Recording, collect_recordings
@@ -24,6 +28,8 @@ from hf_ecgtext.processing.repair import repair_invalid_samples
 from hf_ecgtext.processing.resampling import bandpass, resample, shortest_filterable_signal
 from hf_ecgtext.processing.scaling import SCALINGS, scale_windows
 from hf_ecgtext.processing.settings import (
+    LARGEST_FILTER_ORDER,
+    LARGEST_NUM_SAMPLES,
     check_band,
     check_choice,
     check_flag,
@@ -48,7 +54,7 @@ _SAMPLES_AT_ONCE = 1_000_000
 """Records are processed in blocks of about this many samples (4 MB), which stay in the processor's cache."""
 
 
-class EcgFeatureExtractor(FeatureExtractionMixin):
+class EcgFeatureExtractor(Shareable, FeatureExtractionMixin):
     """Turns recordings into `ecg_values` and `lead_mask`; all settings are saved with the checkpoint.
 
     Steps, in this order: unit, checks of amplitude and limb leads, repair of NaN, leads by name, resampling,
@@ -114,10 +120,15 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         **kwargs: Any,
     ):
         reject_unknown_settings(kwargs, setting_names(type(self)), type(self).__name__)
-        super().__init__(**{key: value for key, value in kwargs.items() if key == "auto_map"})
+        super().__init__()
         self.lead_names = check_lead_names(lead_names)
         self.sampling_rate_hz = check_positive("sampling_rate_hz", sampling_rate_hz)
         self.duration_s = check_positive("duration_s", duration_s)
+        if self.sampling_rate_hz * self.duration_s > LARGEST_NUM_SAMPLES:
+            raise ValueError(
+                f"duration_s={duration_s} at sampling_rate_hz={sampling_rate_hz} is more than {LARGEST_NUM_SAMPLES} "
+                "samples in one window."
+            )
         if self.num_samples < 1:
             raise ValueError(f"duration_s={duration_s} at sampling_rate_hz={sampling_rate_hz} holds no sample.")
         self.crop = check_choice("crop", crop, CROPS)
@@ -130,10 +141,25 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         self.check_limb_leads = check_choice("check_limb_leads", check_limb_leads, ("off", "warn", "raise", "fix"))
         self.check_amplitude = check_choice("check_amplitude", check_amplitude, ("off", "warn", "raise"))
         self.bandpass_hz = check_band(bandpass_hz, self.sampling_rate_hz)
-        self.bandpass_order = check_positive_integer("bandpass_order", bandpass_order)
+        self.bandpass_order = check_positive_integer("bandpass_order", bandpass_order, LARGEST_FILTER_ORDER)
         self.scaling = check_choice("scaling", scaling, SCALINGS)
         self.eps = check_positive("eps", eps)
         self.constant_policy = check_choice("constant_policy", constant_policy, ("zero", "raise"))
+
+    def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
+        """Write the settings, and what transformers needs to find the class."""
+        written = json.loads(self.to_json_string()) | self.auto_map()
+        Path(json_file_path).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    def auto_map(self) -> dict[str, Any]:
+        """The entry that names the class, for the file; empty for a class of another library."""
+        return {"auto_map": {"AutoFeatureExtractor": loader_entry(type(self).__name__)}} if is_own(type(self)) else {}
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """As usual, with the module that `auto_map` names."""
+        if is_own(type(self)):
+            write_loader(save_directory)
+        return super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:

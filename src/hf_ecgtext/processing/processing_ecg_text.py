@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +15,10 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from hf_ecgtext.data.records import AnyEcg
 from hf_ecgtext.data.report_cleaning import REPORT_CLEANERS
 from hf_ecgtext.errors import CheckpointError, RecordError
+from hf_ecgtext.hub import Shareable, is_own, loader_entry, write_loader
 from hf_ecgtext.processing.feature_extraction_ecg import EcgFeatureExtractor
 from hf_ecgtext.processing.settings import (
+    LARGEST_MAX_LENGTH,
     check_choice,
     check_positive_integer,
     reject_misspelt_settings,
@@ -23,8 +28,6 @@ from hf_ecgtext.processing.settings import (
 from hf_ecgtext.processing.tokenizing import prepare_tokenizer, tokenize
 
 if TYPE_CHECKING:
-    import os
-
     from hf_ecgtext.processing.inputs import EcgInput
 
 logger = logging.getLogger(__name__)
@@ -33,7 +36,7 @@ UNLIMITED_LENGTH = 10**12
 """Tokenizers that know no limit report a `model_max_length` far above this."""
 
 
-class EcgTextProcessor(ProcessorMixin):
+class EcgTextProcessor(Shareable, ProcessorMixin):
     """Prepares recordings and reports for an ECG-text model; methods subclass it under their own name.
 
     Args:
@@ -65,7 +68,9 @@ class EcgTextProcessor(ProcessorMixin):
     ):
         tokenizer = prepare_tokenizer(tokenizer)
         super().__init__(feature_extractor, tokenizer)
-        self.max_length = None if max_length is None else check_positive_integer("max_length", max_length)
+        if max_length is not None:
+            check_positive_integer("max_length", max_length, LARGEST_MAX_LENGTH)
+        self.max_length = max_length
         self.report_cleaning = check_choice("report_cleaning", report_cleaning, tuple(REPORT_CLEANERS))
         self.empty_report = check_choice("empty_report", empty_report, ("raise", "keep"))
         self.long_text = check_choice("long_text", long_text, ("truncate", "raise"))
@@ -117,6 +122,19 @@ class EcgTextProcessor(ProcessorMixin):
         """
         reject_unknown_settings(processor_dict, setting_names(cls), cls.__name__)
         return super().from_args_and_dict(args, processor_dict, **kwargs)
+
+    def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
+        """Write the settings, and what transformers needs to find the classes."""
+        written = json.loads(self.to_json_string())
+        if is_own(type(self)):
+            written["auto_map"] = {"AutoProcessor": loader_entry(type(self).__name__)}
+        written["feature_extractor"] |= self.feature_extractor.auto_map()
+        Path(json_file_path).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """As usual, with the module that `auto_map` names."""
+        write_loader(save_directory)
+        return super().save_pretrained(save_directory, *args, **kwargs)
 
     @property
     def model_input_names(self) -> list[str]:

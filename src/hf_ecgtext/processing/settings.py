@@ -12,6 +12,12 @@ from hf_ecgtext.leads import STANDARD_LEADS, canonical_lead_name
 
 HUGGING_FACE_KEYS = ("auto_map", "chat_template", "feature_extractor_type", "processor_class")
 """Keys that transformers itself writes into a processor's JSON file."""
+LARGEST_NUM_SAMPLES = 10**8
+"""Of a window; 24 hours at 1000 Hz are 86,400,000."""
+LARGEST_MAX_LENGTH = 10**6
+"""Tokens of a text."""
+LARGEST_FILTER_ORDER = 20
+"""Of a Butterworth filter in second-order sections; above about 10 nothing is gained."""
 
 
 def setting_names(cls: type) -> tuple[str, ...]:
@@ -63,12 +69,12 @@ def check_positive(name: str, value: Any) -> float:
     return float(value)
 
 
-def check_positive_integer(name: str, value: Any) -> int:
-    """Returns `value` if it is an `int` above 0."""
+def check_positive_integer(name: str, value: Any, largest: int) -> int:
+    """Returns `value` if it is an `int` above 0, and none that nobody has a use for."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number, got {value!r}.")
-    if value <= 0:
-        raise ValueError(f"{name} must be above 0, got {value!r}.")
+    if not 0 < value <= largest:
+        raise ValueError(f"{name} must be above 0 and at most {largest}, got {value!r}.")
     return value
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -82,7 +83,11 @@ class EcgTextTrainingArguments(ScheduleArguments):
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "learning_rate_multipliers"]  # noqa: RUF012
 
     def __post_init__(self) -> None:
-        """Choose the precision, then check as transformers does."""
+        """Choose the precision, then check as transformers does; a NaN passes every comparison, so it comes first."""
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{setting.name} must be a finite number, not {value}.")
         if self.precision not in {"auto", "fp32", "bf16", "fp16"}:
             raise ValueError(f"precision must be 'auto', 'fp32', 'bf16' or 'fp16', not '{self.precision}'.")
         if self.text_cache_dtype not in {"float32", "bfloat16", "float16", "auto"}:

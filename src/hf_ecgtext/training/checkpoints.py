@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoProcessor
 
 from hf_ecgtext.errors import CheckpointError
+from hf_ecgtext.hub import LEDGER_FILES
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def damage(folder: Path) -> str | None:
     files = sorted(entry for entry in folder.iterdir() if entry.is_file())
     names = {file.name for file in files}
     missing = [name for name in checksums if name not in names]
-    if missing or not any(name.endswith(".safetensors") for name in names):
+    if missing or not any(name.endswith(".safetensors") for name in names - set(LEDGER_FILES)):
         return f"{(missing or ['model.safetensors'])[0]} is missing"
     for file in files:
         if file.suffix == ".safetensors":
@@ -125,8 +126,9 @@ def damage(folder: Path) -> str | None:
 
 
 def write_checksums(folder: str | os.PathLike[str]) -> None:
-    """Note the SHA-256 of every safetensors file of a checkpoint, in [`CHECKSUMS_FILE`] beside them."""
-    checksums = {file.name: _sha256(file) for file in sorted(Path(folder).glob("*.safetensors"))}
+    """Note the SHA-256 of every file of a checkpoint's weights, in [`CHECKSUMS_FILE`] beside them."""
+    weights = [file for file in sorted(Path(folder).glob("*.safetensors")) if file.name not in LEDGER_FILES]
+    checksums = {file.name: _sha256(file) for file in weights}
     (Path(folder) / CHECKSUMS_FILE).write_text(json.dumps(checksums, indent=1) + "\n", encoding="utf-8")
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hf_ecgtext.data.ledger import TrainingLedger, continued_ledger
 from hf_ecgtext.data.tasks import EcgRows
+from hf_ecgtext.hub import Shareable, keep_training_data
 from hf_ecgtext.io import written_whole
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.methods.distributed import synchronise_batch_norm
@@ -126,6 +127,7 @@ class EcgTextTrainer(ResumableTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As usual; behind it, say so if the batches had nothing to learn from."""
+        self._note_training_data()
         output = super().train(*args, **kwargs)
         if self.is_world_process_zero():
             self.batch_watch.tell_of_batches(is_over=True)
@@ -145,6 +147,17 @@ class EcgTextTrainer(ResumableTrainer):
         """Load the weights, and go on with their ledger: a resumed run may have other data than its first part."""
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.ledger = continued_ledger(self.ledger, resume_from_checkpoint)
+        self._note_training_data()
+
+    def _note_training_data(self) -> None:
+        """From now on, wherever the model is saved, this ledger goes with it."""
+        keep_training_data(self.model, self.ledger.files())
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The card that saving writes, under the repository's name; called before a push."""
+        repository = self.args.hub_model_id or Path(self.args.output_dir).resolve().name
+        if self.is_world_process_zero() and isinstance(self.model, Shareable):
+            self.model.write_card(self.args.output_dir, repository)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Save the ledger and the recipe beside model and processor."""

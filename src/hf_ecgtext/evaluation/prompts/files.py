@@ -13,6 +13,7 @@ that mean different things in different datasets (`AF` is flutter in CSN and fib
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -35,14 +36,17 @@ def read_prompt_object(content: bytes, location: str) -> dict[str, Any]:
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        labels = [label for label, _ in pairs]
-        if repeated := sorted({label for label in labels if labels.count(label) > 1}):
+        if repeated := sorted(label for label, count in Counter(label for label, _ in pairs).items() if count > 1):
             raise PromptError(f"{location}: these labels occur more than once: {repeated}. Keep one entry of each.")
         return dict(pairs)
 
     try:
         entries = json.loads(content, object_pairs_hook=unique)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except PromptError:
+        raise
+    except RecursionError as error:
+        raise PromptError(f"{location} is nested too deeply for a prompt file; see the layouts in the docs.") from error
+    except ValueError as error:  # no JSON, no text, or a number of thousands of digits
         raise PromptError(f"{location} is not a JSON file: {error}.") from error
     if not isinstance(entries, dict):
         raise PromptError(f"{location}: expected one JSON object that maps class label to prompt or list of prompts.")

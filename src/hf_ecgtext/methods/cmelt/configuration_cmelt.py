@@ -177,7 +177,12 @@ class CmeltConfig(EcgTextConfig):
                 f"projection_dim {self.projection_dim} must equal ecg_config.hidden_size "
                 f"{self.ecg_config.hidden_size}: fusion and shared space have the width of the ECG tokens."
             )
-        for name in ("num_fusion_layers", "fusion_intermediate_size", "mem_decoder_num_layers"):
+        for name in (
+            "num_fusion_layers",
+            "fusion_intermediate_size",
+            "mem_decoder_num_layers",
+            "mem_decoder_hidden_size",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}.")
         if not 0 <= self.mem_layer <= self.num_fusion_layers:
