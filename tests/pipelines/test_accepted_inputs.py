@@ -230,7 +230,7 @@ def test_a_time_column_of_a_frame_is_named(extractor, record):
         ("text", {"sampling_rate_hz": 100}, "holds something else than numbers"),
         ("numbers", {"sampling_rate_hz": 100}, "'recording 0': a list of numbers is no recording"),
         ("samples first", {"sampling_rate_hz": 100}, "looks like (num_samples, num_leads)"),
-        ("pressure", {}, "lead V6 is in 'mmHg', which is no voltage"),
+        ("pressure", {}, "lead V6 is in 'mmHg', which cannot be converted to mV"),
         ("multi", {}, "it has several segments"),
         ("set", {"sampling_rate_hz": 100}, "ecg must be an EcgRecord, a NumPy array"),
     ],

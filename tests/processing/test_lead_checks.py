@@ -259,7 +259,7 @@ def test_leads_that_carry_next_to_nothing_decide_nothing(caplog):
         quiet = held(synthetic() * np.float32(0.01), [*LIMB[:3], *order, *CHEST])
         values, said = checked(quiet, caplog)
         np.testing.assert_array_equal(values, quiet)
-        assert not said
+        assert "contradict" not in said
 
 
 @pytest.mark.parametrize("flat", ["III", "aVF", "I"])

@@ -313,6 +313,8 @@ class EcgFeatureExtractor(Shareable, FeatureExtractionMixin):
         notices: dict[str, list[str]],
     ) -> None:
         rows = [row for row, lead in enumerate(source) if lead is not None]
+        if not rows:  # which is refused later
+            return
         with np.errstate(invalid="ignore"):  # samples may be infinite
             ranges = np.ptp(glance(signals)[:, rows], axis=-1)
         for record in np.flatnonzero(needs_judgement(ranges)):
