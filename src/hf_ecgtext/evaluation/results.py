@@ -32,7 +32,11 @@ _OBJECTS = {
     *("num_positives", "per_class", "per_class_intervals", "num_undefined", "data", "library_versions"),
     *("settings", "details"),
 }
-_UNBOUNDED = {"median_rank": (1.0, math.inf), "cinc2021_score": (-math.inf, 1.0)}
+_UNBOUNDED = {
+    "median_rank": (1.0, math.inf),
+    "cinc2021_score": (-math.inf, 1.0),
+    "negative_log_likelihood": (0.0, math.inf),
+}
 """Metrics that are no fractions, and what they can be. A difference of fractions is between -1 and 1."""
 
 _DATA_KEYS = {"name", "revision", "split"}
