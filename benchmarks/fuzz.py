@@ -453,7 +453,7 @@ def main() -> int:
         child(*arguments.child)
         return 0
     print(
-        f"Python {platform.python_version()}, {platform.system()}; {len(real_records())} real recordings beside the made-up"
+        f"Python {platform.python_version()}, {platform.system()}; {len(real_records())} real recordings beside made-up"
     )
     bad = 0
     for title, count, run in (
