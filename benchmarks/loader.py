@@ -7,6 +7,7 @@ the device that trains:
                 in a pandas table of MIMIC-IV-ECG's columns; PyTorch's default collation; a cast to float32 before the
                 transfer (what MERL's training loader does)
     streaming   `ParquetEcgDataset` in the order of `BlockOrder`, from Parquet of each `--compression`
+    unverified  the same from uncompressed Parquet, mapped and without any check whether a shard is damaged or changed
     map-style   `EcgDataset` on a memory-mapped Arrow file, any record at any time
 
 Ours pack int16 in the workers, with all checks of `EcgFeatureExtractor`'s defaults (names, missing samples, limb leads,
@@ -38,7 +39,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+import xxhash
 from datasets import Dataset as ArrowDataset
 from numpy.typing import NDArray
 from torch import Tensor
@@ -112,7 +115,8 @@ def write_records(folder: Path, num_records: int, forms: Sequence[str]) -> None:
                 signals[start : start + len(rows)] = np.stack([row["samples"] for row in rows])
         for form, writer in writers.items():
             writer.close()
-            shards[form].append(Shard(names[form].split("/")[1], last - first, ""))
+            checksum = xxhash.xxh3_128_hexdigest((folder / names[form]).read_bytes())
+            shards[form].append(Shard(names[form].split("/")[1], last - first, checksum))
     if arrow is not None:
         arrow.close()
     if signals is not None:
@@ -150,6 +154,13 @@ class PublishedDataset(Dataset):
         return self.signals[index] / GAIN_PER_MV, self.table.iloc[index]["total_report"]
 
 
+class UnverifiedDataset(ParquetEcgDataset):
+    """As it was before shards were verified: mapped files, whatever is in them."""
+
+    def _open(self, shard: int) -> tuple[pq.ParquetFile, None]:
+        return pq.ParquetFile(self._path(shard), pre_buffer=False, memory_map=True), None
+
+
 class Packed:
     """Collates rows of our datasets: packed integers and the reports."""
 
@@ -182,7 +193,11 @@ class Way:
             self.order = DistributedSampler(dataset, num_replicas=1, rank=0, shuffle=True, drop_last=True)
             options |= {"sampler": self.order, "batch_size": batch_size, "collate_fn": Packed()}
         else:
-            dataset = ParquetEcgDataset(folder / name, "train")
+            dataset = (
+                UnverifiedDataset(folder / "none", "train")
+                if name == "unverified"
+                else ParquetEcgDataset(folder / name, "train")
+            )
             self.order = BlockOrder(dataset.block_sizes, batch_size, num_workers=num_workers)
             options |= {"batch_sampler": self.order, "collate_fn": Packed()}
         if "batch_sampler" not in options:
@@ -207,14 +222,14 @@ class Way:
         for batch in self.loader:
             yield self.finish(batch)
 
-    def epoch_s(self, number: int) -> tuple[float, int]:
+    def epoch_s(self, number: int, clock: Callable[[], float]) -> tuple[float, int]:
         """Seconds of one epoch, and its records."""
-        start, records = time.perf_counter(), 0
+        start, records = clock(), 0
         for values in self.epoch(number):
             records += len(values)
         if self.device == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - start, records
+        return clock() - start, records
 
 
 def check_equal(folder: Path, names: Sequence[str], num_records: int) -> None:
@@ -226,7 +241,7 @@ def check_equal(folder: Path, names: Sequence[str], num_records: int) -> None:
         dataset: Any = (
             EcgDataset(ArrowDataset.from_file(str(folder / "records.arrow")))
             if name == "map-style"
-            else ParquetEcgDataset(folder / name, "train")
+            else ParquetEcgDataset(folder / ("none" if name == "unverified" else name), "train")
         )
         packed = Packed()
         batch = packed(dataset.__getitems__(indices))
@@ -239,18 +254,22 @@ def check_equal(folder: Path, names: Sequence[str], num_records: int) -> None:
 def measure_speed(folder: Path, arguments: argparse.Namespace) -> None:
     """Print records per second of each way and the ratios."""
     ours = [*(form for form in COMPRESSIONS if form in arguments.compression), "map-style"]
+    if "none" in arguments.compression:
+        ours.insert(0, "unverified")
     write_records(folder, arguments.records, ["npy", "arrow", *arguments.compression])
+    verified = verified_per_second(folder / arguments.compression[0])
     check_equal(folder, ours, arguments.records)
     size = {form: sum(file.stat().st_size for file in (folder / form).iterdir()) for form in arguments.compression}
     print(f"{arguments.records:,} records, batches of {arguments.batch_size} x 12 x {NUM_SAMPLES}, {arguments.device}")
     print("kB per record: ", ", ".join(f"{form} {size[form] / arguments.records / 1000:.0f}" for form in size))
+    print(f"verified before they are first read: {verified:,.0f} records a second")
     for num_workers in arguments.workers:
         ways = [Way(name, folder, arguments.batch_size, num_workers, arguments.device) for name in ("published", *ours)]
         speeds: dict[str, list[float]] = {way.name: [] for way in ways}
         for number in range(arguments.rounds + 1):
             shift = number % len(ways)
             for way in ways[shift:] + ways[:shift]:
-                seconds, records = way.epoch_s(number)
+                seconds, records = way.epoch_s(number, time.process_time if arguments.cpu_time else time.perf_counter)
                 if number:
                     speeds[way.name].append(records / seconds)
         best = {name: max(values) for name, values in speeds.items()}
@@ -263,6 +282,14 @@ def measure_speed(folder: Path, arguments: argparse.Namespace) -> None:
                 f"{best[name]:>10,.0f}{best[name] / best['published']:>7.1f}x"
             )
         del ways
+
+
+def verified_per_second(folder: Path) -> float:
+    """Records whose checksums one core computes and compares; before anything else has opened them."""
+    dataset = ParquetEcgDataset(folder, "train")
+    start = time.process_time()
+    dataset.verify()
+    return len(dataset) / (time.process_time() - start)
 
 
 def anonymous_bytes() -> int:
@@ -319,6 +346,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="epochs of each way that count")
     parser.add_argument("--compression", nargs="+", choices=COMPRESSIONS, default=list(COMPRESSIONS))
     parser.add_argument("--device", default="cpu", choices=["cpu", "host", "cuda"], help="host: up to the transfer")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="count CPU-seconds of this process, on a busy machine; --workers 0"
+    )
     parser.add_argument("--memory", action="store_true", help="measure memory instead of speed")
     parser.add_argument("--memory-records", type=int, nargs="+", default=[1000, 20_000])
     parser.add_argument("--folder", type=Path, help="for the files (120 kB per record and form); a temporary one")
@@ -328,6 +358,8 @@ def main() -> None:
         name, folder, *numbers = arguments.probe
         probe_memory(Path(folder), name, *map(int, numbers))
         return
+    if arguments.cpu_time and arguments.workers != [0]:
+        parser.error("--cpu-time does not see the workers: --workers 0")
     print(f"torch {torch.__version__}, numpy {np.__version__}, pyarrow {pa.__version__}, Python", end=" ")
     print(f"{platform.python_version()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of torch")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:

@@ -22,7 +22,7 @@ def line(value: float | None = None, **changes: Any) -> EvaluationResult:
     """A line whose value, if none is given, is a number of its own between 0.5 and 0.9."""
     if value is None:
         value = 0.5 + crc32(repr(sorted(changes.items(), key=str)).encode()) % 4000 / 10000
-    interval = (value - 0.02, value + 0.02)
+    interval = (value - 0.02, value + 0.02 if value > 1 else min(value + 0.02, 1.0))  # a rank, or a fraction
     encoder = changes.get("encoder", "trained")
     fields = {
         "task": "ptbxl_super",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import xxhash
 
 from hf_ecgtext.data.prepare.card import open_writer
 from hf_ecgtext.data.records import EcgRecord
@@ -26,7 +27,11 @@ def records_of(split: str, count: int, rate_hz: float = 100.0) -> list[EcgRecord
 
 
 def write_prepared(
-    folder: Path, sizes: Mapping[str, tuple[int, ...]] = SIZES, name: str = "tiny", **source_options: Any
+    folder: Path,
+    sizes: Mapping[str, tuple[int, ...]] = SIZES,
+    name: str = "tiny",
+    compression: str = "none",
+    **source_options: Any,
 ) -> Manifest:
     """A prepared folder of synthetic records, with shards of the sizes given."""
     (folder / "data").mkdir(parents=True)
@@ -37,11 +42,11 @@ def write_prepared(
         for number, size in enumerate(shard_sizes):
             file = f"data/{split}-{number:05d}-of-{len(shard_sizes):05d}.parquet"
             shard_rows, rows = rows[:size], rows[size:]
-            with open_writer(folder / file, SYNTHETIC_FEATURES.arrow_schema, "none") as writer:
+            with open_writer(folder / file, SYNTHETIC_FEATURES.arrow_schema, compression) as writer:
                 for start in range(0, size, ROWS_PER_GROUP):
                     table = rows_to_table(shard_rows[start : start + ROWS_PER_GROUP], SYNTHETIC_FEATURES)
                     writer.write_table(table, row_group_size=ROWS_PER_GROUP)
-            digest = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+            digest = xxhash.xxh3_128_hexdigest((folder / file).read_bytes())
             splits[split].append(Shard(file, size, digest))
     manifest = Manifest(
         name=name,
@@ -49,7 +54,7 @@ def write_prepared(
         source_options=source_options,
         fingerprint="0123456789abcdef" * 2,
         library_version="0",
-        compression="none",
+        compression=compression,
         splits=splits,
         tasks=(LabelTask("findings", "labels", {key: condition.name for key, condition in CONDITIONS.items()}),),
         summary={},

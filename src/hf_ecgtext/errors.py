@@ -39,5 +39,9 @@ class PreparationError(EcgTextError):
     """A dataset cannot be prepared, or not finished now; what is finished is kept."""
 
 
+class ShardError(EcgTextError, OSError):
+    """A shard of a prepared dataset is not what `prepare` wrote: damaged, cut off, or changed since."""
+
+
 class ArchiveError(EcgTextError, ValueError):
     """A zip or tar archive cannot be used: it is damaged, encrypted, or holds what no honest download holds."""

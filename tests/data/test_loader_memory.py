@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import xxhash
 from datasets import Dataset
 
 from hf_ecgtext.data.prepare.card import open_writer
@@ -50,7 +51,8 @@ def streamed(folder: Path, num_records: int):
     with open_writer(folder / "train-00000.parquet", ECG_FEATURES.arrow_schema, "none") as writer:
         for start in range(0, num_records, ROWS_PER_GROUP):
             writer.write_table(rows_to_table(rows(start)), row_group_size=ROWS_PER_GROUP)
-    shards = {"train": [Shard("train-00000.parquet", num_records, "")]}
+    checksum = xxhash.xxh3_128_hexdigest((folder / "train-00000.parquet").read_bytes())
+    shards = {"train": [Shard("train-00000.parquet", num_records, checksum)]}
     manifest = Manifest("noise", "1", {}, "", "", "none", shards, (), {})
     (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
     dataset = ParquetEcgDataset(folder, "train", cache_records=256)

@@ -184,3 +184,45 @@ def test_a_line_of_another_schema_version_is_refused(version):
     line = {**json.loads(make_result().to_json()), "schema_version": version}
     with pytest.raises(ResultError, match=f"is of schema version {version!r}; this library reads versions 1 to 2"):
         EvaluationResult.from_json(json.dumps(line))
+
+
+IMPOSSIBLE = {
+    "a value above 1": {"value": 1.2, "confidence_interval": None},
+    "a negative value": {"value": -0.1, "confidence_interval": None},
+    "a value of a class above 1": {"per_class": {"NORM": 75.0, "HYP": None}},
+    "an interval that falls": {"confidence_interval": (0.8, 0.7)},
+    "an interval of a class that falls": {"per_class_intervals": {"NORM": (0.8, 0.7), "HYP": None}},
+    "an interval out of the range": {"confidence_interval": (0.7, 7.0)},
+    "no records": {"num_records": -1},
+    "half a record": {"num_records": 100.5},
+    "a negative count": {"num_positives": {"NORM": -4, "HYP": 0}},
+    "a count that is none": {"num_positives": {"NORM": True, "HYP": 0}},
+    "more positives than records": {"num_positives": {"NORM": 101, "HYP": 0}},
+    "negative resamples": {"num_resamples": -1},
+    "negative undefined": {"num_undefined": {"NORM": -1}},
+    "a negative spread": {"spread": -0.1},
+    "a probability above 1": {"p_value": 1.5},
+    "all confidence": {"confidence": 1.0},
+    "no confidence": {"confidence": float("nan")},
+    "a rank below the first": {"metric": "median_rank", "value": 0.0, "confidence_interval": None},
+    "a difference above 1": {"compared_with": "runs/deri", "value": 1.5, "confidence_interval": None},
+}
+
+
+@pytest.mark.parametrize("changes", IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_numbers_that_cannot_be_are_refused(changes, tmp_path):
+    with pytest.raises(ResultError, match="Result of task 'ptbxl_super'"):
+        make_result(**changes)
+    line = {**json.loads(make_result().to_json()), **changes}
+    (tmp_path / "results.jsonl").write_text(json.dumps(line))
+    with pytest.raises(ResultError, match=r"results\.jsonl, line 1: .*Correct or delete"):
+        read_results(tmp_path / "results.jsonl")
+
+
+def test_numbers_at_their_bounds_are_results():
+    make_result(value=1.0, confidence_interval=(1.0, 1.0), p_value=1.0, spread=0.0)
+    make_result(value=0.0, confidence_interval=(0.0, 0.0), p_value=0.0)
+    make_result(value=-0.2, confidence_interval=(-0.3, 0.1), compared_with="runs/deri", p_value=0.1)
+    whole = {"num_positives": {}, "per_class": {}, "per_class_intervals": {}}
+    make_result(metric="median_rank", value=17.5, confidence_interval=(12.0, 30.0), **whole)
+    make_result(metric="cinc2021_score", value=-0.4, confidence_interval=None, **whole)

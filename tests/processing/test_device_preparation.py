@@ -362,5 +362,7 @@ def test_an_amplitude_that_no_ecg_has_is_the_cpu_s_to_judge():
         lenient = extractor_of(check_amplitude="warn")
         assert lenient.pack([*records, wrong])["ecg_float_positions"].tolist() == [3]
         assert_same(lenient, [*records, wrong])
-        unchecked = extractor_of(check_amplitude="off", check_limb_leads="off")  # the leads of noise contradict each other
+        unchecked = extractor_of(
+            check_amplitude="off", check_limb_leads="off"
+        )  # the leads of noise contradict each other
         assert "ecg_float_positions" not in unchecked.pack([*records, wrong])

@@ -17,6 +17,7 @@ from transformers import PROCESSOR_MAPPING, AutoConfig, AutoTokenizer
 
 from hf_ecgtext import methods
 from hf_ecgtext.errors import CheckpointError
+from hf_ecgtext.io import full_disk_named
 from hf_ecgtext.methods.conversion import (
     Content,
     Converter,
@@ -112,7 +113,8 @@ def run(arguments: argparse.Namespace) -> None:
             feature_extractor=feature_extractor, tokenizer=tokenizer, **converter.text_settings()
         )
     _check_input_shape(model, feature_extractor)
-    with _complete_or_absent(arguments.output_dir) as folder:
+    out = arguments.output_dir
+    with full_disk_named(out, "Make room, or choose another folder"), _complete_or_absent(out) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         # Until it is complete, the folder has another name.

@@ -30,7 +30,7 @@ from hf_ecgtext.data.store.dataset import ParquetEcgDataset, is_address, is_prep
 from hf_ecgtext.data.store.manifest import Manifest
 from hf_ecgtext.data.store.schema import EcgDataset
 from hf_ecgtext.data.tasks import SPLITS, EcgData, EcgRows, LabelTask
-from hf_ecgtext.errors import RecordError
+from hf_ecgtext.errors import RecordError, ShardError
 
 logger = logging.getLogger(__name__)
 
@@ -154,10 +154,21 @@ def _cached_folder(
     place: str, manifest: Manifest, splits: list[str], policy: Mapping[str, BadRecords], cache: Mapping[str, Any]
 ) -> dict[str, EcgRows]:
     from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+    from pyarrow.dataset import ParquetFragmentScanOptions
 
+    settings: dict[str, Any] = {name: str(value) for name, value in cache.items()}
+    if is_address(place):
+        settings["fragment_scan_options"] = ParquetFragmentScanOptions(page_checksum_verification=True)
+    else:
+        for split in splits:
+            ParquetEcgDataset(place, split, manifest=manifest).verify()
     root = place if is_address(place) else str(Path(place).absolute())
     files = {split: [f"{root.rstrip('/')}/{shard.file}" for shard in manifest.splits[split]] for split in splits}
-    cached = load_dataset("parquet", data_files=files, **{name: str(value) for name, value in cache.items()})
+    try:
+        cached = load_dataset("parquet", data_files=files, **settings)
+    except DatasetGenerationError as error:  # says only that something happened
+        raise ShardError(f"'{place}' cannot be copied into a cache: {error.__cause__ or error}") from error
     return {split: EcgDataset(cached[split], bad_records=policy[split]) for split in splits}
 
 

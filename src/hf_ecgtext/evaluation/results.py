@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import math
@@ -19,7 +20,7 @@ from typing import Any, get_args
 from hf_ecgtext.errors import EcgTextError
 from hf_ecgtext.evaluation.scores import NOT_CHECKED, Encoder
 from hf_ecgtext.evaluation.statistics.bootstrap import BootstrapDistribution
-from hf_ecgtext.io import written_whole
+from hf_ecgtext.io import full_disk_named, written_whole
 
 SCHEMA_VERSION = 2
 """Version of the result lines. Version 1, before it was written down, knew zero-shot evaluation only."""
@@ -31,6 +32,13 @@ _OBJECTS = {
     *("num_positives", "per_class", "per_class_intervals", "num_undefined", "data", "library_versions"),
     *("settings", "details"),
 }
+_UNBOUNDED = {
+    "median_rank": (1.0, math.inf),
+    "cinc2021_score": (-math.inf, 1.0),
+    "negative_log_likelihood": (0.0, math.inf),
+}
+"""Metrics that are no fractions, and what they can be. A difference of fractions is between -1 and 1."""
+
 _DATA_KEYS = {"name", "revision", "split"}
 _VERSIONED_PACKAGES = ("hf-ecgtext", "torch", "transformers", "numpy")
 
@@ -128,8 +136,44 @@ class EvaluationResult:
         for interval in self.per_class_intervals.values():
             numbers.extend(interval or ())
         for number in numbers:
-            if number is not None and not (isinstance(number, (int, float)) and math.isfinite(number)):
+            if number is not None and not (_is_number(number) and math.isfinite(number)):
                 raise ResultError(f"{where}: the value {number!r} is no finite number; None stands for undefined.")
+        self._check_ranges(where)
+
+    def _check_ranges(self, where: str) -> None:
+        """Refuse numbers that no metric, interval or count can be."""
+        low, high = self._possible_values()
+        values = {"value": self.value, **{f"value of '{name}'": value for name, value in self.per_class.items()}}
+        for what, value in values.items():
+            if value is not None and not low <= value <= high:
+                raise ResultError(f"{where}: the {what} is {value:g}; it must be between {low:g} and {high:g}.")
+        intervals = {"confidence_interval": self.confidence_interval, **self.per_class_intervals}
+        for what, interval in intervals.items():
+            if interval is not None and not low <= interval[0] <= interval[1] <= high:
+                raise ResultError(
+                    f"{where}: the interval '{what}' is {interval[0]:g} to {interval[1]:g}; it must rise, and lie "
+                    f"between {low:g} and {high:g}."
+                )
+        counts = {
+            **{name: getattr(self, name) for name in ("num_records", "min_positives", "num_resamples")},
+            **{f"num_positives of '{name}'": count for name, count in self.num_positives.items()},
+            **{f"num_undefined of '{name}'": count for name, count in self.num_undefined.items()},
+        }
+        for what, count in counts.items():
+            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+                raise ResultError(f"{where}: {what} is {count!r}, not a number of records or resamples.")
+        if any(count > self.num_records for count in self.num_positives.values()):
+            raise ResultError(f"{where}: a class has more positive records than the {self.num_records} there are.")
+        for what, value, largest in (("spread", self.spread, math.inf), ("p_value", self.p_value, 1.0)):
+            if value is not None and not 0 <= value <= largest:
+                raise ResultError(f"{where}: {what} is {value:g}; it must be between 0 and {largest:g}.")
+        if not (_is_number(self.confidence) and 0 < self.confidence < 1):
+            raise ResultError(f"{where}: confidence is {self.confidence!r}; it must be between 0 and 1.")
+
+    def _possible_values(self) -> tuple[float, float]:
+        if self.metric in _UNBOUNDED:
+            return _UNBOUNDED[self.metric] if self.compared_with is None else (-math.inf, math.inf)
+        return (-1.0, 1.0) if self.compared_with is not None else (0.0, 1.0)
 
     @classmethod
     def from_bootstrap(
@@ -227,8 +271,13 @@ def append_result(path: str | os.PathLike[str], result: EvaluationResult) -> Non
         result (`EvaluationResult`): What to add.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     line = result.to_json().encode() + b"\n"
+    with full_disk_named(target, "Make room, then add the result again"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _append_line(target, line)
+
+
+def _append_line(target: Path, line: bytes) -> None:
     descriptor = os.open(target, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         size = os.fstat(descriptor).st_size
@@ -236,7 +285,7 @@ def append_result(path: str | os.PathLike[str], result: EvaluationResult) -> Non
             line = b"\n" + line
         written = os.write(descriptor, line)
         if written != len(line):
-            raise OSError(f"{target}: wrote {written} of {len(line)} bytes; is the disk full?")
+            raise OSError(errno.ENOSPC, f"Only {written} of {len(line)} bytes could be written", str(target))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -290,6 +339,10 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"  # such as hf_ecgtext itself, when run from its source folder
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _number(value: float) -> float | None:

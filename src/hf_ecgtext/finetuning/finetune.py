@@ -29,7 +29,7 @@ from hf_ecgtext.finetuning.prediction import predict_logits
 from hf_ecgtext.finetuning.recipes import FinetuningRecipe, get_finetuning_recipe
 from hf_ecgtext.finetuning.selection import selection_score
 from hf_ecgtext.finetuning.trainer import FinetuningTrainer, StopWithoutProgress, validation_scores
-from hf_ecgtext.io import written_whole
+from hf_ecgtext.io import full_disk_named, written_whole
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.processing import EcgFeatureExtractor, EcgTextProcessor
 from hf_ecgtext.training import EcgTextTrainingArguments
@@ -136,8 +136,9 @@ def finetune(
         )
         _train(trainer, folder if resume else None, recipe.patience)
         best = trainer.model if lora is None else merge_adapters(trainer.model)
-        best.save_pretrained(folder)
-        preparation.extractor.save_pretrained(folder)
+        with full_disk_named(folder, "Make room, then run the same command again with --resume"):
+            best.save_pretrained(folder)
+            preparation.extractor.save_pretrained(folder)
         trainer.ledger.save(folder)
         per_epoch = validation_scores(trainer.state)
         details = {

@@ -37,6 +37,7 @@ from hf_ecgtext.finetuning.arcface import arc_face
 from hf_ecgtext.finetuning.lead_subsets import lead_subset, restrict_extractor, restrict_leads
 from hf_ecgtext.finetuning.trainer import SCORE, StopWithoutProgress, validation_scores
 from hf_ecgtext.hub import keep_training_data
+from hf_ecgtext.io import full_disk_named
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.processing import EcgTextProcessor
 from hf_ecgtext.training.checkpoints import last_complete_checkpoint, last_intact_checkpoint
@@ -301,8 +302,9 @@ def finetune_identification(
         model.name_or_path,
     )
     keep_training_data(tuned, ledger.files())
-    tuned.eval().save_pretrained(output_dir)
-    encoder.processor.save_pretrained(output_dir)
+    with full_disk_named(output_dir, "Make room, then run the same command again with --resume"):
+        tuned.eval().save_pretrained(output_dir)
+        encoder.processor.save_pretrained(output_dir)
     ledger.save(output_dir)
     details = {
         "epochs": len(scores),

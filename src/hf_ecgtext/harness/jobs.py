@@ -14,7 +14,7 @@ from hf_ecgtext.evaluation.context import EvaluationOutcome
 from hf_ecgtext.evaluation.results import read_results, write_results
 from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.evaluation.statistics.retrieval_ranks import RetrievalRanks
-from hf_ecgtext.io import hash_of_json
+from hf_ecgtext.io import full_disk_named, hash_of_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,19 +63,23 @@ class JobStore:
         place = self._place(description)
         unfinished = place.with_name(f"{place.name}.{os.getpid()}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        for number, scores in enumerate(outcome.scores):
-            scores.save(unfinished / f"scores-{number:03d}.npz")
-        for number, ranks in enumerate(outcome.ranks):
-            ranks.save(unfinished / f"ranks-{number:03d}.npz")
-        write_results(unfinished / "results.jsonl", outcome.results)
-        (unfinished / "cell.json").write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
         try:
-            os.rename(unfinished, place)
-        except OSError:
-            if not place.is_dir():
-                raise
-            shutil.rmtree(unfinished)
+            with full_disk_named(place, "What is evaluated stays. Make room, then run the same command again"):
+                unfinished.mkdir(parents=True)
+                for number, scores in enumerate(outcome.scores):
+                    scores.save(unfinished / f"scores-{number:03d}.npz")
+                for number, ranks in enumerate(outcome.ranks):
+                    ranks.save(unfinished / f"ranks-{number:03d}.npz")
+                write_results(unfinished / "results.jsonl", outcome.results)
+                text = json.dumps(description, indent=1, ensure_ascii=False)
+                (unfinished / "cell.json").write_text(text, encoding="utf-8")
+            try:
+                os.rename(unfinished, place)
+            except OSError:
+                if not place.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)  # what cannot be finished does not take the space
 
     def _place(self, description: dict[str, Any]) -> Path:
         return self.folder / hash_of_json(description)[:32]

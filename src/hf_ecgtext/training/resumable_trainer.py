@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
@@ -26,12 +22,15 @@ from transformers import (
 )
 from transformers.trainer_utils import IntervalStrategy, TrainOutput
 
+from hf_ecgtext.io import full_disk_named
 from hf_ecgtext.training.checkpoints import best_checkpoint, global_step, last_intact_checkpoint, write_checksums
 from hf_ecgtext.training.data_order import DataOrderCallback, sampler_settings
 from hf_ecgtext.training.output_lock import found_by_main_process, locked_output
 from hf_ecgtext.training.progress import TrainingProgress
 
 logger = logging.getLogger(__name__)
+
+_GO_ON = "Checkpoints before it are whole. Make room (a smaller save_total_limit keeps fewer), then go on by --resume"
 
 
 class ResumableTrainer(Trainer):
@@ -120,12 +119,12 @@ class ResumableTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As usual, with an error that says where there is no room."""
-        with _full_disk_named(os.path.join(self.args.output_dir, f"checkpoint-{self.state.global_step}")):
+        with full_disk_named(os.path.join(self.args.output_dir, f"checkpoint-{self.state.global_step}"), _GO_ON):
             super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """As usual, with an error that says where there is no room; a checkpoint gets the checksums of its weights."""
-        with _full_disk_named(output_dir or str(self.args.output_dir)):
+        with full_disk_named(output_dir or str(self.args.output_dir), _GO_ON):
             super()._save(output_dir, state_dict)
         if (
             self.args.should_save
@@ -141,27 +140,6 @@ def seed_of_process(seed: int, process: int) -> int:
     `seed + process` would give the second process of one run what the first process of the next seed has.
     """
     return int(np.random.SeedSequence([seed, process]).generate_state(1)[0])
-
-
-@contextmanager
-def _full_disk_named(folder: str) -> Iterator[None]:
-    """A full disk under its name, while something is saved; safetensors and PyTorch wrap it in errors of their own."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        is_full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        # PyTorch does not say why it could not write, in two different wordings.
-        if not is_full and any(words in str(error) for words in ("PytorchStreamWriter failed", "inline_container")):
-            statistics = os.statvfs(Path(folder).parent)
-            is_full = statistics.f_bavail * statistics.f_frsize < 1 << 20
-        if not is_full:
-            raise
-        raise OSError(
-            errno.ENOSPC,
-            "There is no room to save this; checkpoints before it are whole. Make room (a smaller save_total_limit "
-            "keeps fewer), then go on by --resume",
-            folder,
-        ) from error
 
 
 class _ExactCheckpoints(TrainerCallback):

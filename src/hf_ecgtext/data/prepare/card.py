@@ -100,6 +100,7 @@ def open_writer(file: str | Path | IO[bytes], schema: pa.Schema, compression: st
         compression=compression,
         use_dictionary=[_leaf_name(schema, name) for name in schema.names if name not in ("samples", "record_id")],
         write_statistics=[name for name in schema.names if name != "samples"],
+        write_page_checksum=True,  # for those who read from an address, without the whole file
     )
 
 

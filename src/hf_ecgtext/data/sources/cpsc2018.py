@@ -19,7 +19,7 @@ from datasets import Features, List, Value
 from hf_ecgtext.data.files.tree import FileTree
 from hf_ecgtext.data.sources.base import SkippedRecord, SourceIndex, WfdbSource
 from hf_ecgtext.data.sources.merl_splits import check_split_of_others, split_by_list
-from hf_ecgtext.data.sources.tables import files_named, records_by_name
+from hf_ecgtext.data.sources.tables import check_rows, files_named, records_by_name
 from hf_ecgtext.data.store.schema import ecg_features, record_to_row
 from hf_ecgtext.data.tasks import LabelTask
 from hf_ecgtext.data.wfdb.cpsc_mat import decode_cpsc2018_mat
@@ -246,6 +246,7 @@ def read_reference(content: bytes, location: str) -> dict[str, list[str]]:
     Raises:
         ValueError: If the table has other columns, names a record twice, or has a label outside 1 to 9.
     """
+    check_rows(content, location, _WHERE)
     reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig", errors="replace")))
     if reader.fieldnames is None or list(reader.fieldnames) != _TABLE_COLUMNS:
         raise ValueError(f"{location} has the columns {reader.fieldnames} instead of {_TABLE_COLUMNS}. {_WHERE}")

@@ -29,6 +29,39 @@ def read_table_file(files: FileTree, name: str, homepage: str) -> bytes:
         ) from error
 
 
+def check_rows(content: bytes, location: str, advice: str) -> None:
+    """Refuse a table with a row that is cut off: fewer or more values than columns, or an end inside a row.
+
+    Readers fill up what is missing, so that a download that stopped early would only change the last record. A number
+    that lost its last digits is one as well: a table that was cut ends without a line break.
+
+    Args:
+        content (`bytes`): Of a CSV file with a header.
+        location (`str`): What messages call the table.
+        advice (`str`): Where to get it.
+
+    Raises:
+        ValueError: If a row is cut off; the message names it.
+    """
+    rows = csv.reader(io.StringIO(content.decode("utf-8-sig", errors="replace"), newline=""), strict=True)
+    number, width = 0, 0
+    try:
+        for number, row in enumerate(rows):
+            width = width or len(row)
+            if row and len(row) != width:
+                raise ValueError(
+                    f"{location} has {len(row)} values instead of {width} in row {number} (the header is not counted), "
+                    f"which begins with '{row[0][:40]}': it is cut off or damaged. {advice}"
+                )
+    except csv.Error as error:
+        raise ValueError(f"{location} is cut off or damaged behind row {number} ({error}). {advice}") from error
+    if content and not content.endswith((b"\n", b"\r")):
+        raise ValueError(
+            f"{location} ends in its row {number} without a line break: it may be cut off there. {advice} If it is "
+            "your own and whole, end it with a line break."
+        )
+
+
 def read_csv_columns(
     files: FileTree, name: str, column_types: Mapping[str, pa.DataType], homepage: str, version: str
 ) -> pa.Table:
@@ -54,6 +87,13 @@ def read_csv_columns(
         raise ValueError(
             f"'{name}' in {files.location} lacks the columns {absent}; it has {header}. Download version {version} "
             f"from {homepage}."
+        )
+    if not content.endswith((b"\n", b"\r")):
+        end = content.rstrip(b"\n\r").rpartition(b"\n")[2][:40].decode("utf-8", errors="replace")
+        raise ValueError(
+            f"'{name}' in {files.location} ends without a line break, in the row that begins with '{end}': it may be "
+            f"cut off there. Download it again from {homepage}, version {version}. If it is your own and whole, end it "
+            "with a line break."
         )
     try:
         return pyarrow.csv.read_csv(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,9 +21,11 @@ from hf_ecgtext.data.store.block_order import DEFAULT_WINDOW
 from hf_ecgtext.data.store.manifest import MANIFEST_FILE, ROWS_PER_GROUP, Manifest, Shard, is_prepared, read_manifest
 from hf_ecgtext.data.store.rows import StoredRows
 from hf_ecgtext.data.store.schema import ECG_FEATURES, decode_table, row_to_stored
-from hf_ecgtext.errors import RecordError
+from hf_ecgtext.data.store.verification import FileState, verified_state
+from hf_ecgtext.errors import RecordError, ShardError
 
 _OPEN_SHARDS = 16
+_READ_AT_ONCE = 2**18  # bytes of a column: what is copied on is still in the processor's cache
 _READ_AHEAD = 2**20  # bytes: the small columns of a row group in one request
 
 
@@ -100,7 +103,7 @@ class ParquetEcgDataset(StoredRows):
             raise ValueError(f"'{location}' has no split '{split}'; it has {', '.join(manifest.splits)}.")
         # A worker may have another current folder.
         self.location = str(location) if is_address(location) else str(Path(location).absolute())
-        self.split = split
+        self.name, self.split = manifest.name, split
         self.shards: list[Shard] = manifest.splits[split]
         self.cache_records = cache_records
         self.block_sizes: list[int] = []
@@ -116,9 +119,9 @@ class ParquetEcgDataset(StoredRows):
 
     def _forget(self) -> None:
         self._process = os.getpid()
-        self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+        self._files: OrderedDict[int, tuple[pq.ParquetFile, FileState | None]] = OrderedDict()
         self._blocks: OrderedDict[int, list[StoredEcg]] = OrderedDict()
-        self._filesystem: tuple[AbstractFileSystem, str] | None = None
+        self._filesystem: AbstractFileSystem | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Neither open files nor decoded records."""
@@ -138,7 +141,8 @@ class ParquetEcgDataset(StoredRows):
         """See [`StoredRows`]; each row group is looked up once.
 
         Raises:
-            OSError: If a shard is missing or damaged; the message names it.
+            FileNotFoundError: If a shard is missing.
+            ShardError: If a shard is damaged, or changed since it was opened; the message names it.
         """
         blocks = np.searchsorted(self._starts, positions, side="right") - 1
         # In the order of the batch: where it is the end of one window and the beginning of the next, the row groups of
@@ -149,12 +153,24 @@ class ParquetEcgDataset(StoredRows):
             for position, block in zip(positions, blocks.tolist(), strict=True)
         ]
 
+    def verify(self) -> None:
+        """Verify every shard on this machine now, not when it is first read.
+
+        Raises:
+            FileNotFoundError: If a shard is missing.
+            ShardError: If a shard is damaged.
+        """
+        for shard in range(len(self.shards)):
+            with self._opened(shard):
+                pass
+
     def index_column(self, name: str) -> list[Any]:
         """See [`StoredRows`].
 
         Raises:
             KeyError: If there is no such column.
-            OSError: If a shard is missing or damaged.
+            FileNotFoundError: If a shard is missing.
+            ShardError: If a shard is damaged, or changed since it was opened.
         """
         values: list[Any] = []
         for shard in range(len(self.shards)):
@@ -169,13 +185,13 @@ class ParquetEcgDataset(StoredRows):
         return list(found)
 
     def _column_of(self, shard: int, name: str) -> list[Any]:
-        file = self._open(shard)
-        if name not in file.schema_arrow.names:
-            raise KeyError(f"No column '{name}'; there are {file.schema_arrow.names}.")
-        try:
-            return file.read(columns=[name], use_threads=False).column(name).to_pylist()
-        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-            raise self._damaged(shard, str(error)) from error
+        with self._opened(shard) as file:
+            if name not in file.schema_arrow.names:
+                raise KeyError(f"No column '{name}'; there are {file.schema_arrow.names}.")
+            table = file.read(columns=[name], use_threads=False)
+        with self._damage_named(shard):
+            values: list[Any] = table.column(name).to_pylist()
+        return values
 
     def _rows(self, block: int) -> list[StoredEcg]:
         if self._process != os.getpid():  # after a fork, open files belong to the parent
@@ -185,13 +201,11 @@ class ParquetEcgDataset(StoredRows):
             self._blocks.move_to_end(block)
             return rows
         shard, group = self._place[block]
-        file = self._open(shard)
-        try:
+        with self._opened(shard) as file:
             # With threads, a process that stops in the middle of the data may hang at its end.
             table = file.read_row_group(group, use_threads=False)
+        with self._damage_named(shard):
             rows = [row_to_stored(row) for row in decode_table(table)]
-        except (OSError, pa.ArrowException, UnicodeDecodeError, RecordError) as error:
-            raise self._damaged(shard, str(error)) from error
         self._blocks[block] = rows
         cached = sum(self.block_sizes[number] for number in self._blocks)
         while cached > self.cache_records and len(self._blocks) > 1:
@@ -199,45 +213,61 @@ class ParquetEcgDataset(StoredRows):
             cached -= self.block_sizes[oldest]
         return rows
 
-    def _open(self, shard: int) -> pq.ParquetFile:
+    @contextmanager
+    def _opened(self, shard: int) -> Iterator[pq.ParquetFile]:
+        """A verified shard; what was read of it in this context may be used behind it, where nothing changed."""
         if self._process != os.getpid():
             self._forget()
         if shard in self._files:
             self._files.move_to_end(shard)
-            return self._files[shard]
-        path = str(PurePosixPath(self.shards[shard].file))
-        try:
-            if is_address(self.location):
-                if self._filesystem is None:
-                    self._filesystem = url_to_fs(self.location)
-                filesystem, root = self._filesystem
-                source = filesystem.open(f"{root.rstrip('/')}/{path}", block_size=_READ_AHEAD, cache_type="readahead")
-            else:
-                source = os.path.join(self.location, path)
-            file = pq.ParquetFile(source, pre_buffer=False, memory_map=True)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"The shard '{path}' is missing in '{self.location}'. Copy it again, or prepare the data again."
-            ) from error
-        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-            raise self._damaged(shard, str(error)) from error
-        self._check(shard, file)
-        self._files[shard] = file
-        if len(self._files) > _OPEN_SHARDS:
-            self._files.popitem(last=False)[1].close(force=True)
-        return file
+        else:
+            with self._damage_named(shard):
+                self._files[shard] = self._open(shard)
+            if len(self._files) > _OPEN_SHARDS:
+                self._files.popitem(last=False)[1][0].close(force=True)
+        file, state = self._files[shard]
+        with self._damage_named(shard):
+            yield file
+            if state is not None and FileState.of(self._path(shard)) != state:
+                raise ShardError("it was changed after it was opened")
 
-    def _check(self, shard: int, file: pq.ParquetFile) -> None:
+    def _path(self, shard: int) -> str:
+        separator = "/" if is_address(self.location) else os.sep
+        return f"{self.location.rstrip('/')}{separator}{PurePosixPath(self.shards[shard].file)}"
+
+    def _open(self, shard: int) -> tuple[pq.ParquetFile, FileState | None]:
+        path = self._path(shard)
+        if is_address(self.location):
+            if self._filesystem is None:
+                self._filesystem = url_to_fs(self.location)[0]
+            source = self._filesystem.open(path, block_size=_READ_AHEAD, cache_type="readahead")
+            # The whole file is not here to be compared.
+            file, state = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True), None
+        else:
+            state = verified_state(path, self.shards[shard].xxh3_128)
+            file = pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_AT_ONCE)
         found = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
         if found != row_group_sizes(self.shards[shard].records):
-            raise self._damaged(shard, f"{sum(found)} records, not {self.shards[shard].records} in its row groups")
+            raise ShardError(f"{sum(found)} records, not {self.shards[shard].records} in its row groups")
         absent = [name for name in ECG_FEATURES if name not in file.schema_arrow.names]
         if absent:
-            raise self._damaged(shard, f"it lacks the columns {absent}")
+            raise ShardError(f"it lacks the columns {absent}")
+        return file, state
 
-    def _damaged(self, shard: int, problem: str) -> OSError:
-        told = " ".join(problem.split())
-        return OSError(
-            f"The shard '{self.shards[shard].file}' in '{self.location}' is damaged ({told}). Copy it again, or "
-            "prepare the data again."
+    @contextmanager
+    def _damage_named(self, shard: int) -> Iterator[None]:
+        """Errors of reading and decoding as one of ours, which says which shard it is and what to do."""
+        file, place = f"The shard '{self.shards[shard].file}'", f"in '{self.location}'"
+        advice = (
+            f"Copy it again, or prepare the data again, into a new folder (`hf-ecgtext prepare {self.name} --help`)."
         )
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{file} is missing {place}. {advice}") from error
+        except (OSError, pa.ArrowException, UnicodeDecodeError, RecordError) as error:
+            # Once it is whole again, it must be opened and verified anew.
+            if shard in self._files:
+                self._files.pop(shard)[0].close(force=True)
+            told = " ".join(str(error).split())
+            raise ShardError(f"{file} {place} is damaged ({told}). {advice}") from error

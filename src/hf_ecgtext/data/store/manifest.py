@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hf_ecgtext.data.tasks import LabelTask
@@ -15,6 +16,9 @@ SCHEMA_VERSION = 1
 ROWS_PER_GROUP = 64
 """Records of every Parquet row group but the last of a shard: 8 MB of 12 x 5000 samples, which are decoded at once."""
 
+_MOST_RECORDS = 10**8
+"""Of a shard. No dataset of ECGs has as many; a larger number would only fill the memory with the index of its rows."""
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -24,11 +28,26 @@ class Shard:
         file (`str`): Path below the prepared folder.
         records (`int`): How many it holds, in row groups of `ROWS_PER_GROUP`; the last may be smaller.
         xxh3_128 (`str`): Checksum of the file; SHA-256 would take as long as reading and writing it.
+
+    Raises:
+        ValueError: If the path leaves the folder, or a value is not what it must be.
     """
 
     file: str
     records: int
     xxh3_128: str
+
+    def __post_init__(self) -> None:
+        # Backslashes and colons lead out of the folder on Windows.
+        if not isinstance(self.file, str) or re.search(r"[\\:\0]", self.file):
+            raise ValueError(f"the shard {self.file!r} is no path below the folder")
+        path = PurePosixPath(self.file)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise ValueError(f"the shard '{self.file}' is no path below the folder")
+        if type(self.records) is not int or not 0 <= self.records <= _MOST_RECORDS:
+            raise ValueError(f"the shard '{self.file}' has {self.records!r} records")
+        if not isinstance(self.xxh3_128, str) or not re.fullmatch("[0-9a-f]{32}", self.xxh3_128):
+            raise ValueError(f"the checksum of the shard '{self.file}' is {self.xxh3_128!r}, not 32 hexadecimal digits")
 
 
 @dataclass(frozen=True)
@@ -75,11 +94,14 @@ class Manifest:
         try:
             content = json.loads(text)
             schema_version = content.pop("schema_version")
-            if schema_version != SCHEMA_VERSION:
-                raise ValueError(
-                    f"{location} was prepared with schema version {schema_version}; this version of hf_ecgtext reads "
-                    f"{SCHEMA_VERSION}. Prepare it again."
-                )
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+            raise _damaged(location, error) from error
+        if schema_version != SCHEMA_VERSION:
+            raise ValueError(
+                f"{location} was prepared with schema version {schema_version}; this version of hf_ecgtext reads "
+                f"{SCHEMA_VERSION}. Prepare it again."
+            )
+        try:
             splits = {split: [Shard(**shard) for shard in shards] for split, shards in content.pop("splits").items()}
             tasks = tuple(
                 LabelTask(
@@ -91,8 +113,12 @@ class Manifest:
                 for task in content.pop("tasks")
             )
             return cls(splits=splits, tasks=tasks, **content)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{location}/{MANIFEST_FILE} is damaged ({error}). Prepare the data again.") from error
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise _damaged(location, error) from error
+
+
+def _damaged(location: str, error: Exception) -> ValueError:
+    return ValueError(f"{location}/{MANIFEST_FILE} is damaged ({error}). Copy it again, or prepare the data again.")
 
 
 def is_prepared(folder: str | Path) -> bool:

@@ -25,12 +25,16 @@ from tqdm.auto import tqdm
 from hf_ecgtext.data.tasks import EcgData, EcgRows
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.evaluation.encoders.frozen import FrozenEncoder, canonical_order
-from hf_ecgtext.io import hash_of_json, written_whole
+from hf_ecgtext.io import full_disk_named, hash_of_json, written_whole
 
 _VERSION = 1
 """To be raised when the same identity would give other numbers."""
 
 _SAVE_EVERY = 20  # batches
+
+_GO_ON = (
+    "Features that are finished stay. Make room, or name another folder by --cache, then run the same command again"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +73,7 @@ class FeatureCache:
 
         Raises:
             RecordError: If the encoder gives NaN or infinite features for a record.
+            NoRoomError: If the features do not fit on the disk; known before the first of them is kept.
             ValueError: If the data has no such split, or a record id occurs twice.
         """
         rows, encoder = data.split(split), encoder.for_data(data.name)
@@ -87,7 +92,7 @@ class FeatureCache:
             folder = self.folder / key
             if not folder.is_dir():
                 self.folder.mkdir(parents=True, exist_ok=True)
-                with FileLock(self.folder / f"{key}.lock"):
+                with FileLock(self.folder / f"{key}.lock"), full_disk_named(folder, _GO_ON):
                     if not folder.is_dir():
                         self._fill(folder, encoder, rows, order, record_ids, description)
             arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
@@ -141,9 +146,7 @@ class FeatureCache:
                 _check_finite(values, record_ids[done : done + len(ecgs)], name)
                 if name not in arrays:
                     shape = (len(record_ids), values.shape[1])
-                    arrays[name] = np.lib.format.open_memmap(
-                        unfinished / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape
-                    )
+                    arrays[name] = _mapped_file(unfinished / f"{name}.npy", shape)
                 arrays[name][done : done + len(ecgs)] = values
             done += len(ecgs)
             if number % _SAVE_EVERY == 0:
@@ -157,6 +160,23 @@ class FeatureCache:
         (unfinished / "description.json").write_text(json.dumps({**description, "record_ids": record_ids}, indent=1))
         progress.unlink(missing_ok=True)
         os.replace(unfinished, folder)
+
+
+def _mapped_file(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """A new array in a file that has all its room on the disk.
+
+    A mapped file without gets it page by page as it is written to, and where there is none left, the system ends the
+    process by SIGBUS, without a message.
+    """
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    with open(path, "r+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        else:  # macOS and Windows: zeros take the room as well, only not at once
+            file.seek(array.offset)
+            for _ in range(shape[0]):
+                file.write(bytes(4 * shape[1]))
+    return array
 
 
 def _ecgs(items: Sequence[dict[str, Any]]) -> list[Any]:

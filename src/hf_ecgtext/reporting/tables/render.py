@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,6 +29,8 @@ METRIC_TITLES = {
 
 UNDEFINED = "-"
 
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
+
 
 @dataclass(frozen=True)
 class NamedTable:
@@ -51,8 +54,10 @@ class NamedTable:
         """Title, table and notes: a Markdown section, plain text, or a LaTeX `table*` that needs booktabs."""
         if style == "latex":
             return latex_table(self.title, self.header, self.rows, self.notes, self.breaks)
-        title = f"### {self.title}" if style == "markdown" else self.title
-        parts = [title, render_table(self.header, self.rows, style), " ".join(self.notes)]
+        title, notes = self.title, " ".join(self.notes)
+        if style == "markdown":
+            title, notes = f"### {_markdown_text(title)}", _markdown_text(notes)
+        parts = [title, render_table(self.header, self.rows, style), notes]
         return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -70,12 +75,19 @@ def render_table(header: list[str], rows: list[list[str]], style: Style) -> str:
         return latex_tabular(header, rows)
     if style == "markdown":
         lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-        return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+        return "\n".join(
+            "| " + " | ".join(_markdown_text(cell).replace("|", r"\|") for cell in line) + " |" for line in lines
+        )
     if style == "terminal":
         widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
         lines = [header, ["-" * width for width in widths], *rows]
         return "\n".join(_aligned(line, widths) for line in lines)
     raise ValueError(f"style is '{style}'; expected 'markdown', 'terminal' or 'latex'.")
+
+
+def _markdown_text(text: str) -> str:
+    """Names are data: one line, and no HTML, which Markdown would pass on to the browser."""
+    return _TAG.sub("&lt;", " ".join(text.split()))
 
 
 def _aligned(cells: list[str], widths: list[int]) -> str:

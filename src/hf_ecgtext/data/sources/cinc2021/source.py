@@ -25,6 +25,7 @@ from hf_ecgtext.data.sources.cinc2021.windows import (
     index_rows,
 )
 from hf_ecgtext.data.sources.ptb_xl.labels import split_of_fold
+from hf_ecgtext.data.sources.tables import check_rows
 from hf_ecgtext.data.store.schema import ecg_features
 from hf_ecgtext.data.subsets import split_of
 from hf_ecgtext.data.tasks import LabelTask
@@ -345,8 +346,9 @@ def _read_ptb_xl_table(path: str) -> dict[str, tuple[str, str]]:
 
     Raises:
         FileNotFoundError: If the table is missing.
-        ValueError: If it lacks a column.
+        ValueError: If it lacks a column, or is cut off.
     """
+    check_rows(Path(path).read_bytes(), path, "Download PTB-XL's table again.")
     with Path(path).open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         absent = {"ecg_id", "patient_id", "strat_fold"} - set(reader.fieldnames or ())

@@ -14,11 +14,13 @@ from pathlib import Path
 
 from hf_ecgtext.data.files.opening import open_tree
 from hf_ecgtext.data.files.tree import FileTree, find_root
+from hf_ecgtext.data.sources.tables import check_rows
 from hf_ecgtext.errors import RecordError
 
 STATEMENTS_FILE = "labels/12sl_statements.csv"
 FULL_TEXT_FILES = ("labels/12slv23ToSNOMED.csv", "labels/mapping/12slv23ToSNOMED.csv")
 
+_DOWNLOAD_AGAIN = "Download PTB-XL+ again from https://physionet.org/content/ptb-xl-plus/."
 _BRACKETS = {"LPAREN", "RPAREN", "COMMA"}
 """Acronyms for punctuation; they occur in `statements` and are left out of `statements_cat`."""
 
@@ -70,6 +72,7 @@ def read_full_texts(ptbxl_plus: str | Path | FileTree) -> dict[str, str]:
     tree = open_ptbxl_plus(ptbxl_plus)
     # The file starts with a byte order mark, and more than half of its rows are empty.
     content = tree.read(full_text_file(tree))
+    check_rows(content, full_text_file(tree), _DOWNLOAD_AGAIN)
     table = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig", usecols=["Acronym", "FullText"]).dropna()
     texts = {
         acronym: text.replace("*", "").strip() for acronym, text in zip(table.Acronym, table.FullText, strict=True)
@@ -140,7 +143,9 @@ def read_12sl_reports(ptbxl_plus: str | Path | FileTree) -> dict[int, str]:
 
     tree = open_ptbxl_plus(ptbxl_plus)
     full_texts = read_full_texts(tree)
-    table = pd.read_csv(io.BytesIO(tree.read(STATEMENTS_FILE)), usecols=["ecg_id", "statements", "statements_cat"])
+    content = tree.read(STATEMENTS_FILE)
+    check_rows(content, STATEMENTS_FILE, _DOWNLOAD_AGAIN)
+    table = pd.read_csv(io.BytesIO(content), usecols=["ecg_id", "statements", "statements_cat"])
     # The 21,799 records have about 5,000 distinct reports; each is written once.
     reports: dict[tuple[str, str], str] = {}
     by_record: dict[int, str] = {}

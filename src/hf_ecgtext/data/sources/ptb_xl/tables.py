@@ -13,7 +13,7 @@ from datasets import List, Value
 
 from hf_ecgtext.data.files.tree import FileTree, LocalTree
 from hf_ecgtext.data.sources.ptb_xl.labels import PTB_XL_CLASSES, labels_of_codes
-from hf_ecgtext.data.sources.tables import read_table_file
+from hf_ecgtext.data.sources.tables import check_rows, read_table_file
 from hf_ecgtext.data.store.schema import ecg_features
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def read_database(download: str | Path | FileTree) -> pd.DataFrame:
     """
     import pandas as pd
 
-    table = pd.read_csv(io.BytesIO(_read(download, DATABASE_FILE)))
+    table = pd.read_csv(io.BytesIO(_checked_table(download, DATABASE_FILE)))
     needed = ["ecg_id", "patient_id", "age", "sex", "report", "scp_codes", "strat_fold", *FILENAME_COLUMN.values()]
     if absent := [column for column in needed if column not in table.columns]:
         raise ValueError(f"{DATABASE_FILE} lacks the columns {absent}. Download PTB-XL 1.0.1 to 1.0.3 from {HOMEPAGE}.")
@@ -85,7 +85,7 @@ def read_statements(download: str | Path | FileTree) -> pd.DataFrame:
     """
     import pandas as pd
 
-    return pd.read_csv(io.BytesIO(_read(download, STATEMENTS_FILE)), index_col=0)
+    return pd.read_csv(io.BytesIO(_checked_table(download, STATEMENTS_FILE)), index_col=0)
 
 
 def _parse_codes(ecg_id: Any, text: Any) -> dict[str, float]:
@@ -97,6 +97,12 @@ def _parse_codes(ecg_id: Any, text: Any) -> dict[str, float]:
             f"Record {ecg_id} of {DATABASE_FILE} has the scp_codes {text!r} instead of a mapping such as "
             f"{{'NORM': 100.0}}. Download the table again from {HOMEPAGE}."
         ) from error
+
+
+def _checked_table(download: str | Path | FileTree, name: str) -> bytes:
+    content = _read(download, name)
+    check_rows(content, name, f"Download it again from {HOMEPAGE}.")
+    return content
 
 
 def _read(download: str | Path | FileTree, name: str) -> bytes:
