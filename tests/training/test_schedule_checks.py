@@ -55,7 +55,7 @@ def test_shares_whose_sum_is_1_but_for_rounding_are_taken(tmp_path):
         ({"lr_restart_steps": 0}, "lr_restart_steps must be positive, a share of the run below 1 or whole steps"),
         ({"lr_restart_steps": -0.5}, "lr_restart_steps must be positive"),
         ({"lr_restart_steps": 2.5}, "lr_restart_steps must be positive"),
-        ({"lr_restart_steps": float("nan")}, "lr_restart_steps must be positive"),
+        ({"lr_restart_steps": float("nan")}, "lr_restart_steps must be a finite number"),
         ({"lr_restart_steps": "often"}, "lr_restart_steps must be positive"),
         ({"lr_restart_minimum": 1e-8}, "lr_restart_minimum=1e-08 belongs to lr_restart_steps, which is not set"),
         (
