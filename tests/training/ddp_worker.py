@@ -1,4 +1,4 @@
-"""One process of `test_distributed.py`: gradients of its half of a batch, under DDP with gloo."""
+"""One process of `test_distributed.py`: gradients of its half of each batch, under DDP with gloo."""
 
 from __future__ import annotations
 
@@ -28,8 +28,15 @@ def model_of(method: str, **config: Any) -> EcgTextModel:
     return model.double().train()  # the rounding of single precision would hide small errors
 
 
-def main(folder: Path, method: str, config: dict[str, Any]) -> None:
+def main(folder: Path) -> None:
     dist.init_process_group("gloo")
+    for job in sorted(folder.glob("*/job.json")):
+        run(job.parent, **json.loads(job.read_text()))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def run(folder: Path, method: str, config: dict[str, Any]) -> None:
     rank, world_size = dist.get_rank(), dist.get_world_size()
     batch = load_file(folder / "batch.safetensors")
     half = len(batch["ecg_values"]) // world_size
@@ -45,12 +52,10 @@ def main(folder: Path, method: str, config: dict[str, Any]) -> None:
         buffers = {f"buffer:{name}": value for name, value in model.module.named_buffers() if "running" in name}
         terms = {f"term:{name}": value for name, value in output["loss_terms"].items()}
         save_file({**gradients, **buffers, **terms, "losses": losses}, folder / "results.safetensors")
-    # The process group must go last: DDP holds it, and destroying it first can hang at exit.
+    # The process group must go after this: DDP holds it, and destroying it first can hang at exit.
     del output, model
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     assert os.environ["WORLD_SIZE"] == "2"
-    main(Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]))
+    main(Path(sys.argv[1]))

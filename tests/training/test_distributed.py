@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
 from hf_ecgtext.methods import get_recipe, method_names
+from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.methods.distributed import SynchronisedBatchNorm1d, gather_batch, synchronise_batch_norm
 from hf_ecgtext.training.collator import EcgTextCollator
 
@@ -26,32 +27,49 @@ def uses_negatives(method: str) -> bool:
     return MODEL_MAPPING[CONFIG_MAPPING[method]].uses_negatives
 
 
-def run_two_processes(method: str, dataset, folder: Path, negatives: bool = False, **config: Any):
-    """The model and batch of one process, and what two processes made of the two halves of the same batch."""
+OF_METHODS = [
+    (method, negatives)
+    for method in method_names()
+    for negatives in (False, True)
+    if not negatives or uses_negatives(method)
+]
+
+
+def joined_batch(model: EcgTextModel, method: str, negatives: bool, dataset) -> dict[str, torch.Tensor]:
+    """Eight records with all random choices of the forward pass, in double precision."""
     _, processor = get_recipe(method, "debug").build(seed=0)
-    model = model_of(method, **{name: value for name, value in config.items() if name != "gather_with_grad"})
     batch = EcgTextCollator(processor)(dataset.__getitems__(range(8)))
     torch.manual_seed(0)
     batch |= model.draw_noise(*batch["input_ids"].shape)
     if negatives:  # more of them in one half than in the other
         batch["is_aligned"] = torch.tensor([True, False, False, True, True, True, False, True])
-    batch = {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
-    save_file(batch, folder / "batch.safetensors")
-    launch([WORKER, str(folder), method, json.dumps(config)], folder, num_processes=2)
-    return model, batch, load_file(folder / "results.safetensors")
+    return {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
 
 
-@pytest.mark.parametrize(
-    ("method", "negatives"),
-    [
-        (method, negatives)
-        for method in method_names()
-        for negatives in (False, True)
-        if not negatives or uses_negatives(method)
-    ],
-)
-def test_gradients_of_two_processes_equal_those_of_the_joined_batch(method, negatives, synthetic_dataset, tmp_path):
-    model, batch, theirs = run_two_processes(method, synthetic_dataset, tmp_path, negatives)
+@pytest.fixture(scope="module")
+def of_two_processes(synthetic_dataset, tmp_path_factory) -> dict[tuple[str, bool, bool], dict[str, torch.Tensor]]:
+    """By method, negatives and gather with gradient: what two processes made of the two halves of a batch.
+
+    One start of two processes serves all: it takes longer than what they compute.
+    """
+    asked = [(method, negatives, True) for method, negatives in OF_METHODS] + [("merl", False, False)]
+    folder = tmp_path_factory.mktemp("distributed")
+    for place, (method, negatives, with_grad) in enumerate(asked):
+        job = folder / f"{place:02d}"
+        job.mkdir()
+        save_file(joined_batch(model_of(method), method, negatives, synthetic_dataset), job / "batch.safetensors")
+        config: dict[str, Any] = {} if with_grad else {"gather_with_grad": False}
+        (job / "job.json").write_text(json.dumps({"method": method, "config": config}))
+    launch([WORKER, str(folder)], folder, num_processes=2)
+    return {key: load_file(folder / f"{place:02d}" / "results.safetensors") for place, key in enumerate(asked)}
+
+
+@pytest.mark.parametrize(("method", "negatives"), OF_METHODS)
+def test_gradients_of_two_processes_equal_those_of_the_joined_batch(
+    method, negatives, synthetic_dataset, of_two_processes
+):
+    model, theirs = model_of(method), dict(of_two_processes[method, negatives, True])
+    batch = joined_batch(model, method, negatives, synthetic_dataset)
     output = model(**batch)
     output.loss.backward()
     torch.testing.assert_close(theirs.pop("losses"), output.loss.detach().expand(2), **DOUBLE_TOLERANCE)
@@ -67,9 +85,11 @@ def test_gradients_of_two_processes_equal_those_of_the_joined_batch(method, nega
         )
 
 
-def test_the_released_gather_of_merl_divides_the_gradient_by_the_number_of_processes(synthetic_dataset, tmp_path):
-    model, batch, theirs = run_two_processes("merl", synthetic_dataset, tmp_path, gather_with_grad=False)
-    model(**batch).loss.backward()
+def test_the_released_gather_of_merl_divides_the_gradient_by_the_number_of_processes(
+    synthetic_dataset, of_two_processes
+):
+    model, theirs = model_of("merl"), of_two_processes["merl", False, False]
+    model(**joined_batch(model, "merl", False, synthetic_dataset)).loss.backward()
     # The text side has no BatchNorm, which would couple the processes: there the factor is exact.
     for name, parameter in model.text_projection.named_parameters():
         torch.testing.assert_close(2 * theirs[f"gradient:text_projection.{name}"], parameter.grad, **DOUBLE_TOLERANCE)
