@@ -242,6 +242,7 @@ def test_heavy_packages_are_not_imported_at_the_top_of_general_modules(heavy):
                 assert not any(name == heavy or name.startswith(heavy + ".") for name in names), relative
 
 
+@pytest.mark.slow
 def test_importing_the_package_writes_nothing_and_changes_no_warning_filter(tmp_path):
     program = (
         "import warnings, accelerate, datasets, pandas, scipy.signal, torch, transformers\n"

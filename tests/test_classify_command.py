@@ -155,6 +155,7 @@ def test_json_and_csv_exclude_each_other(classify, records, capsys):
     assert "not allowed with argument" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_record_is_answered_without_the_packages_that_only_other_commands_need(records, merl_folder):
     program = (
         "import sys\n"

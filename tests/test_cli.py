@@ -22,6 +22,7 @@ def data_cache(tmp_path_factory):
         yield
 
 
+@pytest.mark.slow
 def test_train_saves_a_model_and_its_results(tmp_path, capsys):
     folder = tmp_path / "out"
     settings = [
@@ -46,6 +47,7 @@ def test_train_saves_a_model_and_its_results(tmp_path, capsys):
     assert "200 records" in results[0].data["revision"]
 
 
+@pytest.mark.slow
 def test_a_model_that_trained_on_random_crops_answers_the_same_every_time_by_windows_over_all(tmp_path):
     folder = tmp_path / "out"
     settings = ["ecg.crop=random", "ecg.duration_s=4", "training.max_steps=2", "training.disable_tqdm=true"]

@@ -61,6 +61,7 @@ def refused(capsys, *words: str) -> str:
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_help_of_every_command_needs_neither_pytorch_nor_transformers():
     printed = run_without_libraries("hf_ecgtext_cli", "--help")
     for command in COMMANDS:
@@ -68,6 +69,7 @@ def test_the_help_of_every_command_needs_neither_pytorch_nor_transformers():
         assert "--config" in run_without_libraries("hf_ecgtext_cli", command, "--help")
 
 
+@pytest.mark.slow
 def test_nor_do_the_version_and_the_help_of_the_scripts():
     assert run_without_libraries("hf_ecgtext_cli", "--version").startswith("hf-ecgtext ")
     assert "--recipe" in run_without_libraries("train.py", "--help")
@@ -254,6 +256,7 @@ def test_completion_is_there_for_every_shell():
         assert "identify" in run_without_libraries("hf_ecgtext_cli", "--print-completion", shell)
 
 
+@pytest.mark.slow
 def test_the_module_hf_ecgtext_cli_is_still_the_command(tmp_path):
     environment = {**os.environ, "HOME": str(tmp_path)}
     finished = subprocess.run(

@@ -81,6 +81,7 @@ def test_runs_with_other_settings_are_not_mixed(compared, capsys):
     assert "was trained with other settings (seed)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_was_lost_is_done_again_and_nothing_else(compared, capsys):
     shutil.rmtree(compared / "runs" / "etp")
     assert compare(compared, "--resume", "--markdown") == 0

@@ -193,6 +193,7 @@ def test_training_on_test_records_is_refused_before_it_starts(data, tmp_path, mo
     assert not (tmp_path / "out" / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_scores_that_were_kept_are_checked_again(tmp_path, data, capsys):
     options = [
         "compare", "--methods", "merl", "--recipe", "debug", "--data", "synthetic", *DATA,
@@ -267,6 +268,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_the_ledger_of_a_hub_repository_is_read(tmp_path):
     with running_fake_hub() as hub:
         environment = {
@@ -308,6 +310,7 @@ class Index:
         return self.records.column(name).to_pylist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "folder", "repacked_as", "dropped"), [("ptb_xl", "ptb-xl", "HR*.hea", "HR"), ("csn", "csn", "JS*.hea", "")]
 )

@@ -93,6 +93,7 @@ def test_an_encoder_alone_loads_by_the_auto_classes_and_answers_in_the_pipeline(
     np.testing.assert_allclose(by_parts(records[0]), aligned[0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "title",
     [
@@ -192,6 +193,7 @@ def test_the_lead_order_can_be_chosen_and_reaches_the_features(files, convert_co
 # What is refused
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_something_is_never_written_to(files, convert_command, tmp_path):
     output = tmp_path / "out"
     output.mkdir()

@@ -41,6 +41,7 @@ def finished(process: subprocess.Popen) -> str:
     return printed
 
 
+@pytest.mark.slow
 def test_killed_and_simultaneous_runs_give_the_results_of_one_that_was_left_alone(merl_folder, tmp_path):
     data_cache = tmp_path / "data"
     alone = start(merl_folder, tmp_path / "alone", tmp_path / "alone_cache", data_cache)
@@ -72,6 +73,7 @@ def data_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "data"))
 
 
+@pytest.mark.slow
 def test_pages_hold_the_tables_the_figures_and_what_failed(merl_folder, tmp_path, data_cache, capsys):
     out = tmp_path / "out"
     code = main(

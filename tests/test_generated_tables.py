@@ -5,9 +5,12 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.slow
 def test_no_table_is_stale():
     documents = runpy.run_path(str(ROOT / "scripts" / "update_docs.py"))["documents"]()
     stale = [path.name for path, text in documents.items() if path.read_text(encoding="utf-8") != text]

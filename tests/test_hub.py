@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from fake_hub import TOKEN, FakeHub, running_fake_hub
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 ONLY_LOOPBACK = """

@@ -29,6 +29,8 @@ from hf_ecgtext.hub import LOADER, PIPELINES, REPOSITORY_URL, find_class
 from hf_ecgtext.methods import get_recipe, method_names
 from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
 
+pytestmark = pytest.mark.slow
+
 SOURCES = Path(__file__).resolve().parents[1] / "src"
 OLD_CHECKPOINT = Path(__file__).parent / "old_formats" / "checkpoint"
 TASKS = list(PIPELINES)

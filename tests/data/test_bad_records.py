@@ -420,6 +420,7 @@ def train_command(tmp_path, capsys, caplog):
     return run
 
 
+@pytest.mark.slow
 def test_training_on_an_old_folder_stops_with_the_name_of_the_record_or_goes_on(old_folder, train_command):
     name = open_data(str(old_folder)).train.column("record_id")[3]
     code, errors, _ = train_command("--data", old_folder)
@@ -431,6 +432,7 @@ def test_training_on_an_old_folder_stops_with_the_name_of_the_record_or_goes_on(
     assert f"'{name}': {NO_SIGNAL}" in log
 
 
+@pytest.mark.slow
 def test_training_on_a_download_replaces_empty_records_of_training_and_validation(tmp_path, train_command):
     studies = write_mimic_tree(tmp_path / "tree", 300, num_samples=1000, short_reports=0.0)
     for study in studies[::9]:
@@ -446,6 +448,7 @@ def test_training_on_a_download_replaces_empty_records_of_training_and_validatio
     assert log.count(NO_SIGNAL) > 20
 
 
+@pytest.mark.slow
 def test_evaluating_on_an_old_folder_names_the_record(tmp_path, monkeypatch, merl_folder, caplog):
     folder = write_old(tmp_path / "old", monkeypatch, "test", (5,))
     name = open_data(str(folder)).test.column("record_id")[5]

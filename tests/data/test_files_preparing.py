@@ -16,6 +16,8 @@ from hf_ecgtext.data.prepare.prepare import prepare
 from hf_ecgtext.data.sources.by_name import open_source
 from hf_ecgtext.data.sources.mimic_iv_ecg import MimicIvEcg
 
+pytestmark = pytest.mark.slow
+
 QUICK = RemoteSettings(timeout_s=0.3, attempts=3, backoff_s=0.01)
 
 

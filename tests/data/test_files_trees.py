@@ -98,6 +98,7 @@ def read_in_worker(tree, path: str) -> tuple[int, bytes]:
     return os.getpid(), tree.read(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar", "http"])
 def test_worker_processes_read_with_a_copy_of_the_tree(kind, places, download, tmp_path):
     tree = open_kind(places, kind, tmp_path)

@@ -88,6 +88,7 @@ def peak_bytes(dataset, order, epochs: int) -> int:
     return peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [streamed, mapped])
 def test_peak_memory_depends_neither_on_the_records_nor_on_the_epochs(form, tmp_path):
     few, many = form(tmp_path / "few", FEW), form(tmp_path / "many", MANY)

@@ -166,6 +166,7 @@ def test_a_folder_that_is_not_prepared_is_refused(tmp_path):
         open_data(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_download_of_a_source_with_a_cache_streams_where_asked(real_data):
     streamed = open_data("ptb_xl", real_data / "ptb-xl", streaming=True, sampling_rate_hz=100, report="original",
                          missing="skip")  # fmt: skip

@@ -156,6 +156,7 @@ def test_open_files_are_few(folder, monkeypatch):
         assert len(dataset._blocks) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_read_every_record_once(folder, context):
     dataset = ParquetEcgDataset(folder, "train")

@@ -230,6 +230,7 @@ def test_a_half_written_shard_never_counts(tree, prepared, tmp_path):
     assert contents(out) == contents(prepared)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_stops_the_run_and_two_workers_end_as_one(tree, prepared, tmp_path):
     out = tmp_path / "out"
     match = "a worker process died.*Run the same command again; . of . shards are kept"

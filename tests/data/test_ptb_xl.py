@@ -111,6 +111,7 @@ def test_the_source_is_found_by_its_name(real_data):
     assert isinstance(open_source("ptb_xl", real_data / "ptb-xl"), PtbXlSource)
 
 
+@pytest.mark.slow
 @uses_wfdb
 @pytest.mark.parametrize("sampling_rate_hz", [100, 500])
 def test_stored_samples_equal_what_wfdb_reads_in_millivolts(real_data, sampling_rate_hz):
@@ -136,6 +137,7 @@ def test_stored_samples_equal_what_wfdb_reads_in_millivolts(real_data, sampling_
         assert entry["path"].endswith(f"{record.record_id}_{'lr' if sampling_rate_hz == 100 else 'hr'}")
 
 
+@pytest.mark.slow
 @uses_wfdb
 @pytest.mark.parametrize("sampling_rate_hz", [100, 500])
 def test_prepared_and_streamed_records_equal_what_wfdb_reads(real_data, cut, tmp_path, sampling_rate_hz):
@@ -486,6 +488,7 @@ def test_revision_and_tasks_are_the_same_on_every_way(small, tmp_path):
     assert opened[0].revision == f"1.0.3, 100 Hz, 12sl reports, tables {cut_tables}, 20 records"
 
 
+@pytest.mark.slow
 def test_records_signals_reports_and_revision_are_those_of_the_recorded_results(real_data, tmp_path):
     """The digest is that of the first reader of this library, with which `results/ptb_xl_100hz.jsonl.gz` was made."""
     data = open_data("ptb_xl", real_data / "ptb-xl", sampling_rate_hz=100, missing="skip", cache_dir=tmp_path)
@@ -503,6 +506,7 @@ def test_records_signals_reports_and_revision_are_those_of_the_recorded_results(
     assert not hasattr(data.train, "block_sizes")
 
 
+@pytest.mark.slow
 def test_missing_files_are_refused_before_the_first_record(real_data, tmp_path):
     with pytest.raises(
         RecordError, match=r"records500/00000/00501_hr\..*21,308 more of the 21,799 records.*missing=skip"
@@ -526,6 +530,7 @@ def test_a_split_without_records_is_named_where_it_is_asked_for(cut, tmp_path):
         data.split("validation")
 
 
+@pytest.mark.slow
 def test_the_cache_folder_changes_with_every_option_and_with_the_files(small, tmp_path):
     def cache_folder(source: Path, records_per_shard: int = 256, **options: object) -> str:
         settings = {"options": {**CUT, **options}, "records_per_shard": records_per_shard}
@@ -573,6 +578,7 @@ def test_archives_and_addresses_open_in_the_default_way(small, tmp_path, kind):
             assert_same(one, other)
 
 
+@pytest.mark.slow
 def test_ptb_xl_at_the_root_of_a_server_has_ptb_xl_plus_below_it(small, tmp_path):
     root = tmp_path / "server"
     shutil.copytree(small, root)
@@ -594,6 +600,7 @@ def test_ptb_xl_in_a_folder_of_a_server_has_ptb_xl_plus_beside_it(small):
 # Prepared folders
 
 
+@pytest.mark.slow
 def test_a_folder_prepared_by_an_earlier_version_opens_under_the_present_names(cut, tmp_path):
     """Its options are recorded as `only_present`, and so they stay: the fingerprint of the data depends on them."""
     (cut / "records100/00000/00007_lr.dat").unlink()
@@ -625,6 +632,7 @@ def load_script(name: str) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_the_script_writes_a_parquet_folder_that_load_dataset_reads_back(small, tmp_path, capsys):
     folder = tmp_path / "out" / "ptb-xl-parquet"
     arguments = ["--source", str(small), "--output-dir", str(folder), "--workers=1"]

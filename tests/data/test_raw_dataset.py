@@ -130,6 +130,7 @@ def test_a_download_without_usable_records_is_not_searched_forever(tmp_path):
         open_raw(tmp_path, bad_records="replace")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_read_every_record_once(dataset, context):
     order = BlockOrder(dataset.block_sizes, 16, num_workers=2, drop_last=False)

@@ -81,6 +81,7 @@ def test_arbitrary_sequences_of_header_fields_are_refused_or_read(folder: Path, 
 BLOCKS = {8: (1, 1), 16: (1, 2), 24: (1, 3), 32: (1, 4), 61: (1, 2), 80: (1, 1), 160: (1, 2), 212: (2, 3), 310: (3, 4)}
 
 
+@pytest.mark.slow
 @FUZZ
 @given(data=st.data())
 def test_a_random_record_in_any_format_equals_wfdb(folder: Path, data: st.DataObject) -> None:

@@ -114,6 +114,7 @@ _PIECES = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=400)
 @given(st.one_of(st.text(max_size=40), st.lists(_PIECES, max_size=12).map("".join)))
 @pytest.mark.parametrize("name", list(REPORT_CLEANERS))

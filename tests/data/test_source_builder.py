@@ -70,6 +70,7 @@ def test_streamed_cached_and_parquet_records_are_those_of_the_download(download,
     assert sorted(seen) == sorted(studies)
 
 
+@pytest.mark.slow
 def test_ptb_xl_streams_with_its_labels(real_data, tmp_path):
     options = {"sampling_rate_hz": 100, "missing": "skip"}
     builder = PtbXlBuilder(source=str(real_data / "ptb-xl"), cache_dir=str(tmp_path), options=options)
@@ -92,6 +93,7 @@ def test_shards_share_out_every_record_once(download, tmp_path):
     assert len(set(whole)) == len(whole)
 
 
+@pytest.mark.slow
 def test_the_builder_works_in_spawned_workers(download, tmp_path):
     folder, _ = download
     stream = make(folder, tmp_path).as_streaming_dataset("test")

@@ -89,6 +89,7 @@ def test_a_record_does_not_depend_on_what_was_drawn_before():
         assert (alone.report, alone.labels, alone.attributes) == (in_order.report, in_order.labels, in_order.attributes)
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same_record():
     code = (
         "import hashlib; from hf_ecgtext.data.synthetic import SyntheticEcgGenerator as G; r = G(seed=5).record(9); "

@@ -91,6 +91,7 @@ def run_line(words: list[str], monkeypatch) -> None:
     exec(compile(script.read_text(encoding="utf-8"), str(script), "exec"), {"__name__": "__main__"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES_TO_RUN, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_blocks_of_a_page_run_one_after_the_other(page, workplace, monkeypatch):
     scope: dict = {}

@@ -48,6 +48,7 @@ def test_zero_shot_ranks_the_labels(run, merl_folder):
     assert scores == sorted(scores, reverse=True)
 
 
+@pytest.mark.slow
 def test_training_on_one_s_own_data_saves_a_model_that_answers(run):
     printed = run("train_on_your_data.py", "--output-dir", "mine", "--steps", 3)
     assert "Saved to mine" in printed
@@ -68,6 +69,7 @@ def test_published_weights_become_a_folder_that_encodes(run, golden, tmp_path):
     assert "a recording becomes torch.Size([1, 512])" in printed
 
 
+@pytest.mark.slow
 def test_the_evaluation_prints_intervals_beside_random_weights(run, merl_folder):
     printed = run("evaluate_with_intervals.py", "--model", merl_folder, "--records", 400)
     assert {line.split()[0] for line in printed.splitlines() if "auroc" in line} == {"trained", "random"}

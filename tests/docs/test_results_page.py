@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from code_blocks import ROOT
 
 from hf_ecgtext.evaluation.results import read_results
 from hf_ecgtext.evaluation.statistics.permutation import holm
+
+pytestmark = pytest.mark.slow
 
 PAGE = (ROOT / "docs" / "results" / "index.md").read_text(encoding="utf-8")
 TEXT = " ".join(PAGE.split())

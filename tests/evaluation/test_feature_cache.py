@@ -122,6 +122,7 @@ def fill(folder: str, cache_dir: str) -> None:
         cache(Path(folder)).features(Means(), data, split)
 
 
+@pytest.mark.slow
 def test_processes_that_fill_one_cache_at_once_do_not_disturb_each_other(tmp_path, tmp_path_factory, data):
     alone = cache(tmp_path / "alone")
     data_cache = tmp_path_factory.mktemp("shared")

@@ -196,6 +196,7 @@ def test_a_model_that_was_trained_on_the_recordings_is_refused(recordings, data)
     assert check_contamination(own, data, "test", checkpoint="x") == "none"
 
 
+@pytest.mark.slow
 def test_the_real_recordings_of_ptb_xl_are_identified(real_data, tmp_path):
     from hf_ecgtext.data.opening import open_data
 

@@ -55,6 +55,7 @@ def test_what_was_appended_is_read_back_in_order(tmp_path):
     assert len(path.read_text("utf-8").splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_writers_in_several_processes_lose_no_line(tmp_path):
     path = tmp_path / "results.jsonl"
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads warns

@@ -69,6 +69,7 @@ def test_training_changes_the_whole_encoder_and_not_the_model_it_started_from(ou
     assert all(not torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_the_order_of_records_in_the_files_changes_no_number(outcome, synthetic_dataset, tmp_path):
     task = small_task(synthetic_dataset, order=lambda positions: positions[::-1])
     again = run(task, tmp_path / "out").scores["parity"]
@@ -115,6 +116,7 @@ class KillAfter(TrainerCallback):
             raise KilledError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_killed_and_resumed_equals_never_killed(outcome, synthetic_dataset, tmp_path, monkeypatch, epoch):
     task, build = small_task(synthetic_dataset), FinetuningTrainer.__init__

@@ -27,6 +27,7 @@ def command(model, folder, *options) -> list[str]:
     return ["finetune", "--model", str(model), "--output-dir", str(folder), *DATA, *FAST, *options]
 
 
+@pytest.mark.slow
 def test_it_trains_once_per_number_of_leads_and_goes_on_where_it_was(merl_folder, tmp_path, capsys):
     assert main(command(merl_folder, tmp_path, "--leads", "12")) == 0
     assert main(command(merl_folder, tmp_path, "--leads", "12")) == 1

@@ -109,6 +109,7 @@ def test_the_folder_is_a_checkpoint_with_the_ledger_of_what_was_trained_on(data,
     assert not ledger.look_up(data.name, data.test).patient_trained.any()
 
 
+@pytest.mark.slow
 def test_it_learns_to_tell_training_people_apart(model, tmp_path):
     """Everybody's mark is a hum of an own frequency in lead I, in all segments."""
 
@@ -141,6 +142,7 @@ def test_absent_leads_do_not_matter_to_the_encoder(data, model):
     assert one.identity() != FewerLeads(*model, lead_subset(2)).identity()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_weights(data, model, tuned, tmp_path):
     recipe = QUICK.override({"training.save_total_limit": 9})
     finetune_identification(*model, data, tmp_path, recipe=recipe, seed=1)
@@ -185,6 +187,7 @@ def test_data_without_segments_are_refused(model, tmp_path):
         finetune_identification(*model, plain, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command_fine_tunes_and_prints_on_real_samples_of_physionet_2021(real_data, merl_folder, tmp_path, capsys):
     table = real_data / "ptb-xl" / "ptbxl_database.csv"
     options = ["--data", "cinc2021", "--data-dir", str(real_data / "cinc2021")]

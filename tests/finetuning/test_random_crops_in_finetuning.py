@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 import numpy as np
+import pytest
 from datasets import Dataset
 from finetuning_data import short_recipe, small_task
 
@@ -32,6 +33,7 @@ def first_sample(window: np.ndarray, signal: np.ndarray) -> int:
     return int(start)
 
 
+@pytest.mark.slow
 def test_a_classifier_reads_another_part_in_every_epoch_and_is_validated_on_all(
     synthetic_dataset, tmp_path, monkeypatch
 ):

@@ -82,6 +82,7 @@ def test_a_second_call_loads_whatever_the_order_of_the_tasks(answer, monkeypatch
     assert not list(answer.folder.rglob("checkpoint-*")), "weights are kept, states of the optimiser are not"
 
 
+@pytest.mark.slow
 def test_another_seed_set_of_tasks_or_revision_is_another_network(data, answer):
     def number_of_networks():
         return sum(path.is_dir() for path in answer.folder.iterdir())

@@ -281,6 +281,7 @@ def test_a_class_without_positives_has_no_value_and_is_counted(data, model, tmp_
     assert "never" in json.dumps(auroc.details["absent_labels"])
 
 
+@pytest.mark.slow
 def test_the_first_model_is_what_others_are_compared_with(data, model, tmp_path):
     rows = [*models(model, "first", random=False), *models(get_recipe("etp", "debug").build(seed=0), "second")]
     asked = plan(data, rows, evaluations=("zero_shot", "linear_probe"), protocols=[STRICT, PUBLISHED], fractions=(1.0,))

@@ -79,6 +79,7 @@ def assert_same(found, expected):
         torch.testing.assert_close(found[1][name], gradient, **TOLERANCE, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_one_graph_and_computes_the_same(method, synthetic_dataset):
     model, processor = build(method)
     batch = batch_for(model, processor, synthetic_dataset)
@@ -87,6 +88,7 @@ def test_a_compiled_model_is_one_graph_and_computes_the_same(method, synthetic_d
     assert_same(loss_and_gradients(compiled, batch), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [None, 4])
 def test_the_trainer_compiles(chunk_size, synthetic_dataset, tmp_path):
     overrides = {

@@ -401,6 +401,7 @@ def trained(tmp_path_factory, synthetic_dataset):
     return train
 
 
+@pytest.mark.slow
 def test_the_debug_recipe_trains_and_its_loss_falls(method, trained):
     _, trainer = trained(method)
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]

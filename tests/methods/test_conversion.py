@@ -237,6 +237,7 @@ def problem_with(published: PublishedFile, weights: dict) -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_a_missing_weight_is_named(published, golden):
     weights = published.zeros(golden)
     without = {name: {other: weights[other] for other in weights if other != name} for name in weights}
@@ -246,6 +247,7 @@ def test_a_missing_weight_is_named(published, golden):
     assert not vague
 
 
+@pytest.mark.slow
 def test_a_weight_of_another_shape_is_named(published, golden):
     weights = published.zeros(golden)
     ours = converted(published, weights).state_dict()

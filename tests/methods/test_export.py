@@ -73,6 +73,7 @@ def assert_ecgs_equal(exported, model, config, with_lead_mask: bool) -> None:
         torch.testing.assert_close(program(**inputs), expected, **TOLERANCE)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("with_lead_mask", [True, False])
 def test_the_ecg_tower_of_every_method_is_exported_with_any_batch(model, with_lead_mask):
@@ -98,6 +99,7 @@ def test_every_encoder_of_the_published_length_is_exported_with_any_batch(name):
     assert_ecgs_equal(export_ecg_tower(encoder), encoder, encoder.config, with_lead_mask=True)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(("method", "encoder"), [("merl", "vit"), ("deri", "vit")])
 def test_heads_on_other_encoders_are_exported_too(method, encoder):
@@ -106,6 +108,7 @@ def test_heads_on_other_encoders_are_exported_too(method, encoder):
     assert_ecgs_equal(export_ecg_tower(model), model, model.config.ecg_config, True)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize(
@@ -133,6 +136,7 @@ def test_text_encoders_of_other_kinds_are_exported_too(config, pooling):
             torch.testing.assert_close(found, model.get_text_features(ids, mask), **TOLERANCE)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_forward_without_a_loss_is_exported_for_any_number_of_ecgs_and_texts(model):
     ecg, lead_mask = signals(3, model.config.ecg_config)
@@ -160,6 +164,7 @@ class OnlyLogits(torch.nn.Module):
         return self.model(ecg_values, lead_mask, input_ids, attention_mask, return_loss=False).logits_per_ecg
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_program_can_be_saved_and_loaded():
     model = get_recipe("merl", "debug").build()[0].eval()

@@ -23,6 +23,7 @@ def lines_of(method: str, marker: str) -> dict[str, list]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", method_names())
 def test_the_table_of_a_card_is_made_from_the_result_lines(method):
     card = (ROOT / "model_cards" / f"{method}.md").read_text(encoding="utf-8")

@@ -121,6 +121,7 @@ def test_a_damaged_saved_run_counts_as_none(run, caplog):
     assert "model.safetensors does not have the checksum" in caplog.text
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_the_checkpoint_before_a_damaged_one_and_ends_the_same(tmp_path, caplog):
     common = [
         "train", "--method", "etp", "--recipe", "debug", "--no-zero-shot", "--data-set", "num_records=80",

@@ -74,6 +74,7 @@ def test_the_command_line_refuses_it_in_one_line(tmp_path, capsys):
     assert "one pair" in ours[0]
 
 
+@pytest.mark.slow
 def test_a_method_that_reads_each_record_alone_trains_on_one_per_batch(rows, tmp_path):
     trainer = trainer_of(
         tmp_path, rows, method="cmelt", overrides=CMELT_ALONE, per_device_train_batch_size=1, max_steps=2
@@ -235,6 +236,7 @@ def test_equal_signals_are_warned_of(tmp_path, caplog):
     assert "All ECGs of the first 3 batches are equal" in caplog.text
 
 
+@pytest.mark.slow
 def test_few_distinct_reports_are_warned_of_and_usual_duplicates_are_only_counted(tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="hf_ecgtext")
     trainer_of(tmp_path, dataset_of(report=lambda number: f"Rhythm {number == 7}."), max_steps=12).train()
@@ -268,6 +270,7 @@ def test_batches_without_what_is_watched_are_passed_over():
     assert watch._seen == 0
 
 
+@pytest.mark.slow
 def test_neither_a_whole_training_nor_its_evaluation_is_warned_of(rows, tmp_path, caplog):
     for method in METHODS:
         trainer_of(tmp_path, rows, rows, method=method, max_steps=3, eval_strategy="steps", eval_steps=2).train()
@@ -312,6 +315,7 @@ def test_other_losses_are_not_warned_of(watch, caplog):
     assert not caplog.messages
 
 
+@pytest.mark.slow
 def test_a_model_that_has_collapsed_says_so_while_it_trains(rows, tmp_path, caplog):
     trainer = trainer_of(tmp_path, rows, max_steps=4, learning_rate=0.0)
     for head in (trainer.model.ecg_projection, trainer.model.text_projection):

@@ -64,6 +64,7 @@ def of_two_processes(synthetic_dataset, tmp_path_factory) -> dict[tuple[str, boo
     return {key: load_file(folder / f"{place:02d}" / "results.safetensors") for place, key in enumerate(asked)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "negatives"), OF_METHODS)
 def test_gradients_of_two_processes_equal_those_of_the_joined_batch(
     method, negatives, synthetic_dataset, of_two_processes
@@ -85,6 +86,7 @@ def test_gradients_of_two_processes_equal_those_of_the_joined_batch(
         )
 
 
+@pytest.mark.slow
 def test_the_released_gather_of_merl_divides_the_gradient_by_the_number_of_processes(
     synthetic_dataset, of_two_processes
 ):
@@ -95,6 +97,7 @@ def test_the_released_gather_of_merl_divides_the_gradient_by_the_number_of_proce
         torch.testing.assert_close(2 * theirs[f"gradient:text_projection.{name}"], parameter.grad, **DOUBLE_TOLERANCE)
 
 
+@pytest.mark.slow
 def test_train_py_under_two_processes_ends_with_the_weights_of_one(tmp_path):
     common = [
         "train.py", "--method", "merl", "--recipe", "debug", "--no-zero-shot", "--data-set", "num_records=80",

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from hf_ecgtext.training.collator import EcgTextCollator
 from hf_ecgtext.training.gradient_cache import backward_in_chunks
 
+pytestmark = pytest.mark.slow
+
 WORKER = str(Path(__file__).with_name("exact_rows_worker.py"))
 DOUBLE_TOLERANCE = {"rtol": 1e-8, "atol": 1e-10}
 

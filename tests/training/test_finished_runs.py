@@ -82,6 +82,7 @@ def test_a_run_killed_between_its_last_two_checkpoints_ends_with_the_same_weight
     assert train(run, resume=True) == expected
 
 
+@pytest.mark.slow
 def test_a_run_by_epochs_ends_with_its_best_weights_after_a_kill_behind_its_last_step(tmp_path):
     expected = train(tmp_path / "run", *BY_EPOCH)
     state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
@@ -93,6 +94,7 @@ def test_a_run_by_epochs_ends_with_its_best_weights_after_a_kill_behind_its_last
     assert train(moved, *BY_EPOCH, resume=True) == expected
 
 
+@pytest.mark.slow
 def test_a_missing_best_checkpoint_is_named(tmp_path, capsys):
     train(tmp_path / "run", *BY_EPOCH, "training.learning_rate=0.0")  # so that the first epoch stays the best
     for name in ("trainer_state.json", "model.safetensors"):
@@ -118,6 +120,7 @@ def test_a_longer_run_does_not_begin_anew_where_the_checkpoints_of_the_shorter_o
     assert digest(run) == expected
 
 
+@pytest.mark.slow
 def test_a_checkpoint_at_the_end_of_an_epoch_goes_on_behind_its_evaluation(tmp_path):
     settings = ["training.max_steps=16", "training.save_steps=8", "training.eval_strategy=epoch"]
     expected = train(tmp_path / "run", *settings)

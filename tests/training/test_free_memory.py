@@ -94,6 +94,7 @@ def test_this_machine_can_be_measured(monkeypatch):
     assert free_device_bytes(torch.device("meta")) is None
 
 
+@pytest.mark.slow
 def test_two_processes_decide_by_the_least_that_any_has(tmp_path):
     launch([WORKER, str(tmp_path)], tmp_path, num_processes=2)
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]

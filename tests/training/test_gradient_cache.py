@@ -193,6 +193,7 @@ def test_sharded_training_is_refused(tmp_path, synthetic_dataset, monkeypatch):
         trainer_of(synthetic_dataset, tmp_path, grad_cache_chunk_size=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "settings"),
     [
@@ -241,6 +242,7 @@ def test_every_method_trains_in_chunks_and_logs_its_terms(method, synthetic_data
         assert entry["loss"] == pytest.approx(total, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_in_chunks_equal_one_with_the_joined_whole_batch(synthetic_dataset, tmp_path):
     expected = {}
     methods = [method for method in method_names() if not has_batch_norm(build(method)[0])]

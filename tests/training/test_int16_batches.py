@@ -90,6 +90,7 @@ def test_a_model_refuses_a_packed_batch(synthetic_dataset):
         model(**batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"grad_cache_chunk_size": 4, "grad_cache_batch_norm_per_chunk": True}])
 @pytest.mark.parametrize("mixed", [False, True])
 def test_training_on_packed_batches_equals_training_on_plain_ones(synthetic_dataset, tmp_path, settings, mixed):
@@ -119,6 +120,7 @@ def test_workers_send_integers(synthetic_dataset, tmp_path):
     assert all(torch.equal(from_worker[name], here[name]) for name in here)
 
 
+@pytest.mark.slow
 def test_negatives_keep_their_records(synthetic_dataset, tmp_path):
     settings = {"negative_sampling": "random", "max_steps": 2, "learning_rate": 1e-3}
     packed = trained_weights(trainer_of(synthetic_dataset, tmp_path, "cmelt", **settings))

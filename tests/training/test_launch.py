@@ -43,6 +43,7 @@ def test_launches_in_which_all_is_well_pass(world_size, variables):
     check_launch(world_size, variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "told"),
     [
@@ -66,6 +67,7 @@ def test_real_launchers_that_leave_processes_alone_are_refused_before_anything_i
     assert not list(output.glob("**/*.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_second_training_into_one_folder_is_refused_and_a_kill_releases_it(tmp_path):
     program = (
         "import sys, time\n"

@@ -138,6 +138,7 @@ def test_reports_of_the_validation_data_never_enter_the_training(synthetic_datas
         assert set(drawn) <= known
 
 
+@pytest.mark.slow
 def test_the_settings_reach_the_sampler(synthetic_dataset, tmp_path):
     trainer = trainer_of(
         synthetic_dataset, tmp_path, negative_fraction=0.25, num_negative_candidates=3, seed=5, max_steps=1
@@ -176,6 +177,7 @@ def draws_by_signal(trainer) -> dict[bytes, tuple[list[bool], list[list[int]]]]:
     }
 
 
+@pytest.mark.slow
 def test_evaluation_has_the_same_negatives_every_time_and_before_the_training_too(synthetic_dataset, tmp_path):
     trainer = trainer_of(synthetic_dataset, tmp_path)
     trainer.evaluate()
@@ -202,6 +204,7 @@ def test_the_next_epoch_has_other_negatives(synthetic_dataset, tmp_path):
     assert first != second
 
 
+@pytest.mark.slow
 def test_a_resumed_run_draws_what_the_uninterrupted_one_drew(synthetic_dataset, tmp_path):
     options = {"max_steps": 16, "save_strategy": "steps", "save_steps": 7}  # 12 steps are an epoch
     whole = trainer_of(synthetic_dataset, tmp_path, **options)

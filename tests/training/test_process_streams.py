@@ -12,6 +12,8 @@ from processes import launch
 from hf_ecgtext.methods import method_names
 from hf_ecgtext.training.resumable_trainer import seed_of_process
 
+pytestmark = pytest.mark.slow
+
 STEPS_PER_EPOCH = 4  # 72 training records in joined batches of 16; the last 8 are dropped
 
 

@@ -18,6 +18,8 @@ import pytest
 from hf_ecgtext.training.progress import log_line
 from hf_ecgtext_cli.main import build_parser
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "train.py", "--method", "etp", "--recipe", "debug", "--data-set", "num_records=200",
            "--prompts", "plain", "--set", "training.max_steps=4", "training.logging_steps=2",

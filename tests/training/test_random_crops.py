@@ -61,6 +61,7 @@ def test_evaluation_in_the_middle_of_training_and_behind_it_reads_the_centre(win
     assert {start for batch in windows.evaluation for _, start in batch} == {CENTRE}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -88,6 +89,7 @@ def test_another_seed_crops_elsewhere(settings, windows, tmp_path):
     assert sum(other[record] == start for record, start in by_epoch(windows.training)[0].items()) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [2, 3, 5], ids=["in the first epoch", "at its end", "in the second epoch"])
 def test_a_resumed_training_reads_and_becomes_what_one_that_never_stopped_does(stop, whole, tmp_path):
     saving = {"save_strategy": "steps", "save_steps": stop}
@@ -98,6 +100,7 @@ def test_a_resumed_training_reads_and_becomes_what_one_that_never_stopped_does(s
         assert torch.equal(resumed.model.state_dict()[name], value), name
 
 
+@pytest.mark.slow
 def test_two_processes_read_together_what_one_reads(windows, tmp_path):
     launch([WORKER, str(tmp_path)], tmp_path, num_processes=2)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]

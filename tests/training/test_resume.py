@@ -26,6 +26,7 @@ COMMON = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_killed_in_mid_epoch_and_resumed_equals_never_killed(tmp_path):
     cache = tmp_path / "cache"
     launch([*COMMON, str(tmp_path / "whole")], cache)
@@ -99,6 +100,7 @@ def test_checkpoints_of_another_run_are_neither_mixed_with_new_ones_nor_resumed_
     check_same_model(str(checkpoint), model.config, processor.feature_extractor)
 
 
+@pytest.mark.slow
 def test_map_style_data_goes_on_in_mid_epoch_on_as_many_processes_and_in_the_same_batches_only(
     tmp_path, monkeypatch, capsys
 ):

@@ -73,6 +73,7 @@ def test_every_checkpoint_holds_the_recipe_and_the_versions(trained):
     assert set(recorded["versions"]) >= {"hf-ecgtext", "torch", "transformers", "python", "data"}
 
 
+@pytest.mark.slow
 def test_the_recorded_recipe_trains_the_same_weights_to_the_bit(trained, tmp_path):
     file = trained.output_dir / RECIPE_FILE
     again = tmp_path / "again"

@@ -99,6 +99,7 @@ def test_the_default_length_of_cmelt_s_recipes_is_the_paper_s():
         assert (training["max_steps"], training["lr_stage_fractions"]) == (300_000, STAGES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("length", "stages"),
     [
@@ -117,6 +118,7 @@ def test_a_real_training_logs_the_published_shares_by_epochs_and_by_steps(length
     assert [rates[step] for step in sorted(rates)] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_short_run_of_the_paper_recipe_evaluates_saves_and_loads_the_best_model(synthetic_dataset, tmp_path):
     trainer = cmelt_trainer(synthetic_dataset, tmp_path, max_steps=3, save_total_limit=1)
     trainer.train()
@@ -261,6 +263,7 @@ class Stream(IterableDataset):
         return iter(self.dataset)
 
 
+@pytest.mark.slow
 def test_a_stream_without_a_length_has_its_shares_of_max_steps_and_is_refused_without(synthetic_dataset, tmp_path):
     def trainer_of(**settings):
         model, processor = get_recipe("merl", "debug").build()
@@ -298,6 +301,7 @@ def whole_run(synthetic_dataset, tmp_path_factory):
     return folder, trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 6, 15], ids=["warm-up", "constant", "decay"])
 def test_a_run_resumed_in_any_stage_equals_the_uninterrupted_one(step, whole_run, synthetic_dataset, tmp_path, caplog):
     folder, whole = whole_run
@@ -310,6 +314,7 @@ def test_a_run_resumed_in_any_stage_equals_the_uninterrupted_one(step, whole_run
         assert torch.equal(ours, theirs), name
 
 
+@pytest.mark.slow
 def test_a_run_resumed_with_another_length_follows_that_and_says_so(whole_run, synthetic_dataset, tmp_path, caplog):
     folder, _ = whole_run
     settings = {**RESUMABLE, "max_steps": 40, "save_strategy": "no", "logging_steps": 0.05}
@@ -324,6 +329,7 @@ def test_a_run_resumed_with_another_length_follows_that_and_says_so(whole_run, s
     assert list(rates.values()) == pytest.approx([expected[step - 1] for step in rates], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_every_parameter_group_follows_after_resuming_with_another_length(synthetic_dataset, tmp_path):
     settings = {**RESUMABLE, "learning_rate_multipliers": {"text_tower": 0.1}}
     cmelt_trainer(synthetic_dataset, tmp_path, **{**settings, "max_steps": 5}).train()  # 1, 2 and 2 steps
@@ -340,6 +346,7 @@ def test_every_parameter_group_follows_after_resuming_with_another_length(synthe
     assert rates == pytest.approx([1e-4 * value for value in (1.0, 10.0)])  # step 3 of 2 + 4 + 4
 
 
+@pytest.mark.slow
 def test_resuming_with_other_restarts_is_refused(synthetic_dataset, tmp_path):
     def trainer_of(**settings):
         model, processor = get_recipe("merl", "debug").build()

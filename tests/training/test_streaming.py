@@ -63,6 +63,7 @@ def rows_of_epoch(rows, epoch):
     return [row for step in range(epoch * STEPS_PER_EPOCH, (epoch + 1) * STEPS_PER_EPOCH) for row in rows[step]]
 
 
+@pytest.mark.slow
 def test_two_processes_with_two_workers_see_every_record_once_and_find_their_place_again_after_a_kill(folder, tmp_path):
     whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
     launch([WORKER, str(folder), str(whole), json.dumps(SETTINGS)], tmp_path, num_processes=2)
@@ -157,6 +158,7 @@ def test_one_process_sees_the_same_records_in_an_epoch_as_two(folder, tmp_path):
     assert sorted(one) == sorted(two) == list(range(NUM_TRAIN))
 
 
+@pytest.mark.slow
 def test_resuming_reads_nothing_of_what_was_done(folder, tmp_path, monkeypatch):
     settings = {"save_steps": 10, "save_strategy": "steps", "max_steps": 20}
     whole = trainer_of(folder, tmp_path / "run", **settings)
@@ -174,6 +176,7 @@ def test_resuming_reads_nothing_of_what_was_done(folder, tmp_path, monkeypatch):
         assert torch.equal(ours, theirs), name
 
 
+@pytest.mark.slow
 def test_resuming_in_mid_epoch_in_another_order_is_refused(folder, tmp_path):
     settings = {"save_steps": 3, "save_strategy": "steps", "max_steps": 4}
     trainer_of(folder, tmp_path, **settings).train()
@@ -192,6 +195,7 @@ def test_resuming_in_mid_epoch_in_another_order_is_refused(folder, tmp_path):
     assert again.train(resume_from_checkpoint=checkpoint).global_step == 4
 
 
+@pytest.mark.slow
 def test_resuming_at_the_end_of_an_epoch_may_change_the_order(folder, tmp_path):
     settings = {"save_steps": 23, "save_strategy": "steps"}
     trainer_of(folder, tmp_path, max_steps=23, **settings).train()

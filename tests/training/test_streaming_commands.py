@@ -32,6 +32,7 @@ def mimic(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_a_prepared_folder(prepared, tmp_path):
     output = tmp_path / "out"
     settings = [
@@ -48,6 +49,7 @@ def test_two_processes_train_on_a_prepared_folder(prepared, tmp_path):
     assert AutoModel.from_pretrained(output).config.model_type == "merl"
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_the_original_download_of_mimic_iv_ecg(mimic, tmp_path):
     output = tmp_path / "out"
     settings = ["training.max_steps=7", "training.dataloader_num_workers=2"]
@@ -97,6 +99,7 @@ def test_data_with_a_test_split_only_can_be_evaluated_but_not_trained_on(merl_fo
     assert "Not evaluated" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_validation_is_needed_only_where_it_is_asked_for(tmp_path, capsys):
     write_prepared(tmp_path / "data", {"train": (60,)})
     command = ["train", *MERL, "training.max_steps=1", "--data", str(tmp_path / "data"), "--output-dir"]

@@ -94,6 +94,7 @@ def test_a_cached_batch_has_the_loss_and_the_gradients_of_the_live_tower(frozen,
     torch.testing.assert_close(cached_gradients, live_gradients, rtol=GRADIENT_RTOL, atol=GRADIENT_ATOL)
 
 
+@pytest.mark.slow
 def test_training_with_the_cache_ends_at_the_weights_of_training_without(synthetic_dataset, tmp_path):
     weights, histories = [], []
     for text_cache in (False, True):

@@ -60,6 +60,7 @@ def deri():
 # The same numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "arguments"),
     [

@@ -76,6 +76,7 @@ def test_a_split_smaller_than_a_batch_is_explained(synthetic_dataset, tmp_path):
     assert trainer_of(synthetic_dataset, tmp_path, per_device_eval_batch_size=97), "it is never evaluated"
 
 
+@pytest.mark.slow
 def test_gradient_accumulation_does_not_change_the_scale_of_the_loss(synthetic_dataset, tmp_path):
     losses = []
     for steps in (1, 3):
@@ -122,6 +123,7 @@ def test_several_validation_sets_are_evaluated_by_name_from_the_cache(synthetic_
     assert {"eval_first_cma", "eval_second_cma"} <= logged
 
 
+@pytest.mark.slow
 def test_a_second_training_does_not_log_the_last_terms_of_the_first(synthetic_dataset, tmp_path):
     trainer = trainer_of(synthetic_dataset, tmp_path, max_steps=3, logging_steps=2)
     trainer.train()

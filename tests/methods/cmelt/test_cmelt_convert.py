@@ -24,6 +24,8 @@ from hf_ecgtext.methods.cmelt.convert_cmelt_checkpoint import (
     text_settings,
 )
 
+pytestmark = pytest.mark.slow
+
 ENCODER_PARTS = ("class_embedding", "ecg_encoder.", "multi_modal_ecg_proj.", "unimodal_ecg_pooler.")
 
 

@@ -13,6 +13,8 @@ from hf_ecgtext.encoders.masking import MaskedText, kept_indices
 from hf_ecgtext.methods.cmelt import modeling_cmelt
 from hf_ecgtext.methods.cmelt.convert_cmelt_checkpoint import convert
 
+pytestmark = pytest.mark.slow
+
 RTOL, ATOL = 1e-4, 1e-5  # the tolerance that the parity file states
 
 

@@ -185,6 +185,7 @@ def test_checkpointing_changes_memory_and_no_gradient():
         torch.testing.assert_close(results[1][name], gradient)
 
 
+@pytest.mark.slow
 def test_the_training_path_is_one_graph_without_breaks():
     model, inputs = tiny_deri().train(), random_inputs()
     compiled = torch.compile(lambda **kwargs: model(**kwargs, return_rows=True).rows, backend="eager", fullgraph=True)

@@ -106,6 +106,7 @@ def test_a_checkpoint_beyond_the_bound_trains_back(chunk_size, synthetic_dataset
     assert loaded.log_logit_scale.grad is None or loaded.log_logit_scale.grad.isfinite()
 
 
+@pytest.mark.slow
 def test_a_run_across_the_bound_that_is_resumed_equals_one_that_never_stopped(synthetic_dataset, tmp_path):
     weights, scales = [], []
     for folder, stops in (("whole", (6,)), ("resumed", (3, 6))):
