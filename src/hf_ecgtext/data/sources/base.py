@@ -99,6 +99,15 @@ class EcgSource(ABC):
         sizes = " / ".join(f"{split} {count}" for split, count in counts.items())
         return f"{version}{settings}, {fingerprint[:16]}, {sizes} records"
 
+    @classmethod
+    def warning_about(cls, options: Mapping[str, Any]) -> str | None:
+        """What is wrong with folders that an earlier version of this library prepared, if anything is.
+
+        Args:
+            options (`Mapping[str, Any]`): As the folder's `prepared.json` records them.
+        """
+        return None
+
     @property
     @abstractmethod
     def features(self) -> Features:

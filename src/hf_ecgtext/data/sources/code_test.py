@@ -1,15 +1,20 @@
 """CODE-test (Ribeiro et al. 2020): 827 12-lead ECGs at 400 Hz, with the annotations of people and of a network.
 
 Its files are aligned by nothing but the row: tracing `i` of the HDF5 file is row `i` of every table. All must therefore
-have 827 rows. The unit is 0.1 mV (`1e-4 V`). Two orders of the augmented leads are documented for the same file (aVL,
-aVF, aVR by its own description, aVR, aVL, aVF by the code's), so that the signal decides: leads I and II determine the
-other limb leads.
+have 827 rows. The numbers are millivolts, although the description says `1e-4 V`: the median record's largest
+deflection is 3.51, and the R wave of lead II 1.48. Two orders of the augmented leads are documented for the same file
+(aVL, aVF, aVR by its own description, aVR, aVL, aVF by the code's), so that the signal decides: leads I and II
+determine the other limb leads.
+
+Source: ECGBench (github.com/vlbthambawita/ECGBench, `code_test.yaml`) for peak and R wave of the checksummed file;
+issue 3 of github.com/antonior92/automatic-ecg-diagnosis, where the author says that the network wants millivolts.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 import shutil
 import tempfile
 import weakref
@@ -29,6 +34,7 @@ from hf_ecgtext.data.bad_records import no_valid_sample
 from hf_ecgtext.data.files.tree import FileTree
 from hf_ecgtext.data.records import has_valid_sample
 from hf_ecgtext.data.sources.base import EcgSource, SourceIndex
+from hf_ecgtext.data.sources.peaks import peak_notes
 from hf_ecgtext.data.sources.tables import only_file_named
 from hf_ecgtext.data.store.schema import ecg_features, samples_to_row
 from hf_ecgtext.data.tasks import LabelTask
@@ -61,7 +67,6 @@ TRACINGS_DATASET = "tracings"
 NUM_RECORDS = 827
 TRACINGS_SHAPE = (NUM_RECORDS, 4096, len(STANDARD_LEADS))  # (records, samples, leads)
 SAMPLING_RATE_HZ = 400.0
-UNITS_PER_MV = 10.0
 
 AUGMENTED_ORDERS = tuple(",".join(order) for order in permutations(AUGMENTED_LEADS))
 _FIRST_AUGMENTED = STANDARD_LEADS.index(AUGMENTED_LEADS[0])
@@ -95,14 +100,16 @@ class CodeTest(EcgSource):
             `annotations`, in any folder.
         augmented_leads (`str`): `"auto"`: the fourth to sixth lead are what the signals say; or their names, such as
             `"aVL,aVF,aVR"`.
+        units_per_mv (`float`, defaults to 1): What the stored numbers are divided by. The description's `1e-4 V` would
+            be 10.
 
     Raises:
-        ValueError: If the option has another value.
+        ValueError: If an option has another value.
     """
 
     name = "code_test"
     title = "CODE-test"
-    version = "1.0.0"
+    version = "1.0.3"
     license_id = "cc-by-4.0"
     homepage = "https://zenodo.org/records/3765780"
     access = "Open to everybody, at Zenodo."
@@ -118,16 +125,34 @@ class CodeTest(EcgSource):
         "`labels_cardiologist1`, `labels_cardiologist2`, `labels_cardiology_residents`, `labels_emergency_residents`, "
         "`labels_medical_students` and `labels_dnn` are the other annotations, all 0/1 decisions. Tracings of 7 or 10 "
         "s are padded with zeros to 4,096 samples at 400 Hz and stored so; samples from `content_start` to "
-        "`content_end` (not included) are the recording. There is only a test split."
+        "`content_end` (not included) are the recording. There is only a test split.\n\n"
+        "**The unit is disputed.** The description says `1e-4 V`, which would make the signals ten times smaller: the "
+        "median record's largest deflection would be 0.35 mV. Taken as millivolts they give 3.5 mV, rather large, and "
+        "the authors ask for millivolts where they explain their network. So they are stored as millivolts "
+        "(`units_per_mv=1`; the median peak of the file is noted below). A scale that depends on each recording, such "
+        "as its own minimum and maximum, does not change; millivolts, plots and intervals do."
     )
 
-    def __init__(self, files: FileTree, *, augmented_leads: str = "auto"):
-        super().__init__(files, augmented_leads=augmented_leads)
+    def __init__(self, files: FileTree, *, augmented_leads: str = "auto", units_per_mv: float = 1.0):
+        super().__init__(files, augmented_leads=augmented_leads, units_per_mv=units_per_mv)
+        if not 0 < units_per_mv < math.inf:
+            raise ValueError(f"units_per_mv must be positive, such as 1 or 10, not {units_per_mv}.")
         if augmented_leads != "auto" and augmented_leads not in AUGMENTED_ORDERS:
             known = ", ".join(f"'{order}'" for order in ("auto", *AUGMENTED_ORDERS))
             raise ValueError(f"augmented_leads is '{augmented_leads}'; choose one of {known}.")
         self.augmented_leads = augmented_leads
+        self.units_per_mv = units_per_mv
         self._scratch: Path | None = None
+
+    @classmethod
+    def warning_about(cls, options: Mapping[str, Any]) -> str | None:
+        """See [`EcgSource`]."""
+        if "units_per_mv" in options:
+            return None
+        return (
+            "it was prepared by a version that took CODE-test's numbers for 0.1 mV: its signals are a tenth of what "
+            "they should be. Prepare it again."
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_scratch": None}  # every process copies the file for itself where it must
@@ -189,7 +214,7 @@ class CodeTest(EcgSource):
         with open_tracings(self._local(path), f"{self.files.location}/{path}") as dataset:
             for entry in entries:
                 try:
-                    yield _row(entry, dataset)
+                    yield _row(entry, dataset, self.units_per_mv)
                 except RecordError as error:
                     yield error
 
@@ -197,7 +222,7 @@ class CodeTest(EcgSource):
         """See [`EcgSource`]."""
         path = str(entry["path"])
         with open_tracings(io.BytesIO(contents[path]), f"{self.files.location}/{path}") as dataset:
-            return _row(entry, dataset)
+            return _row(entry, dataset, self.units_per_mv)
 
     def _local(self, path: str) -> Path:
         if self._scratch is None:
@@ -214,11 +239,11 @@ class CodeTest(EcgSource):
 
     def _decide_leads(self, dataset: Any) -> tuple[tuple[str, ...], list[str]]:
         """The augmented leads in the order of the file, and what the user should know about it."""
-        votes, median_peak_mv = count_lead_orders(dataset)
+        votes, peaks_mv = count_lead_orders(dataset, self.units_per_mv)
         num_decided = votes.total()
         ranking = "; ".join(f"{', '.join(order)}: {count}" for order, count in votes.most_common())
         found = f"{num_decided} of {NUM_RECORDS} records decide the order of the augmented leads ({ranking or 'none'})"
-        notes = [f"The median record's largest deflection is {median_peak_mv:.3g} mV."]
+        notes = peak_notes(peaks_mv, "Read the file with another units_per_mv.")
         if self.augmented_leads != "auto":
             order = tuple(self.augmented_leads.split(","))
             return order, [*notes, f"The augmented leads are {', '.join(order)} as the option says; {found}."]
@@ -262,37 +287,38 @@ def open_tracings(file: Path | io.BytesIO, location: str) -> Iterator[Any]:
         yield dataset
 
 
-def count_lead_orders(dataset: Any) -> tuple[Counter[tuple[str, ...]], float]:
+def count_lead_orders(dataset: Any, units_per_mv: float) -> tuple[Counter[tuple[str, ...]], list[float]]:
     """How many records say which order of the augmented leads, by Goldberger's identities.
 
     Args:
-        dataset (`h5py.Dataset` of shape `(827, 4096, 12)`): In units of 0.1 mV.
+        dataset (`h5py.Dataset` of shape `(827, 4096, 12)`): As stored.
+        units_per_mv (`float`): What the stored numbers are divided by.
 
     Returns:
-        `tuple` of the counts, without the records that decide nothing, and the median over the records of their
-        largest deflection in mV.
+        `tuple` of the counts, without the records that decide nothing, and the largest deflection of each record that
+        is not empty, in mV.
 
     Raises:
         ValueError: If the file is damaged.
     """
     votes: Counter[tuple[str, ...]] = Counter()
-    peaks: list[float] = []
+    peaks_mv: list[float] = []
     block = 64
     for start in range(0, NUM_RECORDS, block):
         try:
             signals = (
-                dataset[start : start + block].transpose(0, 2, 1) / UNITS_PER_MV
+                dataset[start : start + block].transpose(0, 2, 1) / units_per_mv
             )  # (block, num_leads, num_samples)
         except OSError as error:
             raise ValueError(f"{TRACINGS_FILE} is damaged at row {start} or after it ({error}). {_WHERE}") from error
         signals = signals[np.isfinite(signals).all(axis=(1, 2))]
-        peaks.extend(peak for peak in np.abs(signals).max(axis=(1, 2)).tolist() if peak)
+        peaks_mv.extend(peak for peak in np.abs(signals).max(axis=(1, 2)).tolist() if peak)
         rows, orders, decided = augmented_lead_permutations(signals, STANDARD_LEADS)
         votes.update(tuple(STANDARD_LEADS[row] for row in rows[order]) for order in orders[decided])
-    return votes, float(np.median(peaks)) if peaks else float("nan")
+    return votes, peaks_mv
 
 
-def _row(entry: Mapping[str, Any], dataset: Any) -> dict[str, Any]:
+def _row(entry: Mapping[str, Any], dataset: Any, units_per_mv: float) -> dict[str, Any]:
     record = str(entry["record_id"])
     try:
         units: NDArray[np.floating] = dataset[entry["row"]]  # (num_samples, num_leads)
@@ -305,7 +331,7 @@ def _row(entry: Mapping[str, Any], dataset: Any) -> dict[str, Any]:
         raise RecordError(record, "its tracing holds nothing but zeros.", _WHERE)
     if not has_valid_sample(units[content[0] : content[-1] + 1]):  # the zeros around it are padding
         raise no_valid_sample(record)
-    millivolts = (units.T.astype(np.float64) / UNITS_PER_MV).astype(np.float32)
+    millivolts = (units.T.astype(np.float64) / units_per_mv).astype(np.float32)
     return samples_to_row(
         np.ascontiguousarray(millivolts),
         np.ones(len(millivolts)),
