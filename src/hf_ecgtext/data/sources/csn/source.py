@@ -14,6 +14,7 @@ import pyarrow as pa
 from datasets import Features, List, Value
 
 from hf_ecgtext.data.files.tree import FileTree, checked_path
+from hf_ecgtext.data.sources.ages import known_age
 from hf_ecgtext.data.sources.base import SourceIndex, WfdbSource
 from hf_ecgtext.data.sources.csn.headers import MERGED_IN_1_0_0, mend_merged_header
 from hf_ecgtext.data.sources.csn.labels import (
@@ -175,7 +176,7 @@ class Csn(WfdbSource):
                 "labels_unknown": unknown,
                 "labels_csn_exact": exact_classes(short),
                 "labels_csn_merl": merl_classes(short),
-                "age": attributes.get("age"),
+                "age": known_age(attributes.get("age")),
                 "sex": attributes.get("sex"),
             },
         )
