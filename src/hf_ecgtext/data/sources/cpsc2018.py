@@ -26,6 +26,7 @@ from hf_ecgtext.data.sources.base import SkippedRecord, SourceIndex, WfdbSource
 from hf_ecgtext.data.sources.merl_splits import check_split_of_others, split_by_list
 from hf_ecgtext.data.sources.peaks import peak_notes
 from hf_ecgtext.data.sources.snomed import tidy_codes
+from hf_ecgtext.data.sources.split_table import with_split_table
 from hf_ecgtext.data.sources.tables import files_named, records_by_name
 from hf_ecgtext.data.store.schema import ecg_features, record_to_row
 from hf_ecgtext.data.tasks import LabelTask
@@ -108,6 +109,8 @@ class Cpsc2018(WfdbSource):
             or `"auto"`: whichever is there.
         split_of_others (`str`): `"leave_out"`, or `"train"` for records outside the published splits; they name all
             6,877.
+        split_table (`str`, *optional*): Path of a csv file of records and splits, in place of the splits above; see
+            [`~hf_ecgtext.data.sources.split_table.read_split_table`].
 
     Raises:
         ValueError: If an option has another value.
@@ -141,9 +144,19 @@ class Cpsc2018(WfdbSource):
     )
     signal_suffix = ".mat"
 
-    def __init__(self, files: FileTree, *, layout: str = "auto", split_of_others: str = "leave_out"):
+    def __init__(
+        self,
+        files: FileTree,
+        *,
+        layout: str = "auto",
+        split_of_others: str = "leave_out",
+        split_table: str | None = None,
+    ):
         super().__init__(
-            _with_training_sets(files), layout=layout, split_of_others=check_split_of_others(split_of_others)
+            _with_training_sets(files),
+            layout=layout,
+            split_of_others=check_split_of_others(split_of_others),
+            split_table=split_table,
         )
         if layout not in LAYOUTS:
             raise ValueError(f"layout is '{layout}'; choose one of {', '.join(LAYOUTS)}.")
@@ -186,12 +199,13 @@ class Cpsc2018(WfdbSource):
         kept, left_out = split_by_list(
             self.name,
             ({**entry, "layout": layout, "patient_id": entry["record_id"]} for entry in entries),
-            self.split_of_others,
+            "train" if self.split_table else self.split_of_others,  # a table may name any record
         )
         if layout == "native":
             there = [entry for entry in kept if entry["record_id"] in found]
             notes += peak_notes(self._peaks_mv(there), "Check that these are CPSC2018's own files.")
-        return SourceIndex(pa.Table.from_pylist(kept, schema=_INDEX_SCHEMA), [*unlabelled, *left_out], notes)
+        index = SourceIndex(pa.Table.from_pylist(kept, schema=_INDEX_SCHEMA), [*unlabelled, *left_out], notes)
+        return with_split_table(index, self)
 
     def _peaks_mv(self, entries: Sequence[Mapping[str, Any]]) -> list[float]:
         """The largest deflections of some records from all over the table, without those that cannot be read."""

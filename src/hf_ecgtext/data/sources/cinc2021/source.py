@@ -28,6 +28,7 @@ from hf_ecgtext.data.sources.cinc2021.windows import (
 )
 from hf_ecgtext.data.sources.ptb_xl.labels import split_of_fold
 from hf_ecgtext.data.sources.snomed import tidy_codes
+from hf_ecgtext.data.sources.split_table import with_split_table
 from hf_ecgtext.data.store.schema import ecg_features
 from hf_ecgtext.data.subsets import split_of
 from hf_ecgtext.data.tasks import LabelTask
@@ -79,6 +80,8 @@ class Cinc2021(WfdbSource):
             patients and folds. Without it, they are split by a hash as all others, those of one patient together.
         withdrawn (`str`): `"leave_out"`, or `"keep"` for the 38 recordings that PTB-XL withdrew after the challenge had
             copied it: they are copies of others.
+        split_table (`str`, *optional*): Path of a csv file of records and splits, in place of the splits above; see
+            [`~hf_ecgtext.data.sources.split_table.read_split_table`].
 
     Raises:
         ValueError: If an option has an impossible value.
@@ -127,6 +130,7 @@ Chapman-Shaoxing and Ningbo; 257 to 1000 Hz, 5 s to 30 min.
         unknown_labels: str = "raise",
         ptb_xl_table: str | None = None,
         withdrawn: str = "leave_out",
+        split_table: str | None = None,
     ):
         super().__init__(
             files,
@@ -135,6 +139,7 @@ Chapman-Shaoxing and Ningbo; 257 to 1000 Hz, 5 s to 30 min.
             max_duration_s=max_duration_s,
             unknown_labels=unknown_labels,
             ptb_xl_table=ptb_xl_table,
+            split_table=split_table,
             # The default is not recorded: without PTB-XL's part, folders and revisions stay what they were.
             **({} if withdrawn == "leave_out" else {"withdrawn": withdrawn}),
         )
@@ -189,7 +194,7 @@ Chapman-Shaoxing and Ningbo; 257 to 1000 Hz, 5 s to 30 min.
         else:
             rows = self._index_segments(recordings, left_out)
         columns = {name: [row[name] for row in rows] for name in INDEX_SCHEMA.names}
-        return SourceIndex(pa.table(columns, schema=INDEX_SCHEMA), left_out, notes)
+        return with_split_table(SourceIndex(pa.table(columns, schema=INDEX_SCHEMA), left_out, notes), self)
 
     def _index_records(
         self, recordings: Sequence[Recording], left_out: list[SkippedRecord], notes: list[str]

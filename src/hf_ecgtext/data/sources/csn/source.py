@@ -26,6 +26,7 @@ from hf_ecgtext.data.sources.csn.labels import (
 )
 from hf_ecgtext.data.sources.merl_splits import check_split_of_others, split_by_list
 from hf_ecgtext.data.sources.snomed import tidy_codes
+from hf_ecgtext.data.sources.split_table import with_split_table
 from hf_ecgtext.data.sources.tables import records_by_name
 from hf_ecgtext.data.store.schema import ecg_features
 from hf_ecgtext.data.tasks import LabelTask
@@ -56,6 +57,8 @@ class Csn(WfdbSource):
         split_of_others (`str`): `"leave_out"`, or `"train"` for the 22,126 records outside the published splits.
         unknown_labels (`str`): `"keep"` for SNOMED CT codes that the table of acronyms does not name (about a third
             of the codes): they stay in `labels` and are listed in `labels_unknown`; or `"raise"` to skip such records.
+        split_table (`str`, *optional*): Path of a csv file of records and splits, in place of the splits above; see
+            [`~hf_ecgtext.data.sources.split_table.read_split_table`].
 
     Raises:
         ValueError: If an option has another value.
@@ -81,8 +84,20 @@ class Csn(WfdbSource):
     )
     signal_suffix = ".mat"
 
-    def __init__(self, files: FileTree, *, split_of_others: str = "leave_out", unknown_labels: str = "keep"):
-        super().__init__(files, split_of_others=check_split_of_others(split_of_others), unknown_labels=unknown_labels)
+    def __init__(
+        self,
+        files: FileTree,
+        *,
+        split_of_others: str = "leave_out",
+        unknown_labels: str = "keep",
+        split_table: str | None = None,
+    ):
+        super().__init__(
+            files,
+            split_of_others=check_split_of_others(split_of_others),
+            unknown_labels=unknown_labels,
+            split_table=split_table,
+        )
         if unknown_labels not in UNKNOWN_LABELS:
             raise ValueError(f"unknown_labels is '{unknown_labels}'; choose one of {', '.join(UNKNOWN_LABELS)}.")
         self.split_of_others = split_of_others
@@ -134,14 +149,15 @@ class Csn(WfdbSource):
         kept, left_out = split_by_list(
             self.name,
             ({"record_id": name, "patient_id": name, "path": path} for name, path in found.items()),
-            self.split_of_others,
+            "train" if self.split_table else self.split_of_others,  # a table may name any record
         )
         notes = [
             "CSN publishes no patient ids; patient_id is the record id.",
             *self._merged_headers(found),
             *_differences(self.acronyms(next(iter(found.values())))),
         ]
-        return SourceIndex(pa.Table.from_pylist(kept, schema=_INDEX_SCHEMA), left_out, notes)
+        index = SourceIndex(pa.Table.from_pylist(kept, schema=_INDEX_SCHEMA), left_out, notes)
+        return with_split_table(index, self)
 
     def decode(self, entry: Mapping[str, Any], contents: Mapping[str, bytes]) -> dict[str, Any]:
         """See [`WfdbSource`]."""
