@@ -159,7 +159,7 @@ def test_csn_1_0_0(tmp_path):
 
 
 def test_cinc_2021_1_0_3(tmp_path):
-    """All eight sets: a misnamed header, withdrawn records, a lower-case unit, ages that are none, a long record cut."""
+    """All eight sets: a misnamed header, withdrawn records, a lower-case unit, ages that are none, a long record."""
     training = tmp_path / "challenge-2021-1.0.3" / "training"
     normal = "426783006"
     write_matlab(training / "cpsc_2018" / "g1", "A0001", normal, age="-1")
