@@ -14,43 +14,36 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import shutil
 import tempfile
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import permutations
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from datasets import Features, List, Value
-from numpy.typing import NDArray
 
-from hf_ecgtext.data.bad_records import no_valid_sample
 from hf_ecgtext.data.files.tree import FileTree
-from hf_ecgtext.data.records import has_valid_sample
 from hf_ecgtext.data.sources.base import EcgSource, SourceIndex
+from hf_ecgtext.data.sources.code_tracings import (
+    CODE_CLASSES,
+    TRACINGS_DATASET,
+    check_code_options,
+    count_lead_orders,
+    decide_lead_names,
+    open_tracings,
+    tracing_to_row,
+)
 from hf_ecgtext.data.sources.peaks import peak_notes
 from hf_ecgtext.data.sources.tables import only_file_named
-from hf_ecgtext.data.store.schema import ecg_features, samples_to_row
+from hf_ecgtext.data.store.schema import ecg_features
 from hf_ecgtext.data.tasks import LabelTask
 from hf_ecgtext.errors import RecordError
-from hf_ecgtext.leads import STANDARD_LEADS
-from hf_ecgtext.limb_lead_order import AUGMENTED_LEADS, augmented_lead_permutations
 
-CODE_TEST_CLASSES: dict[str, str] = {
-    "1dAVb": "first-degree atrioventricular block",
-    "RBBB": "right bundle branch block",
-    "LBBB": "left bundle branch block",
-    "SB": "sinus bradycardia",
-    "AF": "atrial fibrillation",
-    "ST": "sinus tachycardia",
-}
-"""Class -> its name in words, in the order of the tables."""
+CODE_TEST_CLASSES = CODE_CLASSES
 
 OTHER_ANNOTATORS = (
     "cardiologist1",
@@ -63,20 +56,13 @@ OTHER_ANNOTATORS = (
 """Tables beside `gold_standard`; each becomes a column `labels_<annotator>`."""
 
 TRACINGS_FILE = "ecg_tracings.hdf5"
-TRACINGS_DATASET = "tracings"
 NUM_RECORDS = 827
-TRACINGS_SHAPE = (NUM_RECORDS, 4096, len(STANDARD_LEADS))  # (records, samples, leads)
-SAMPLING_RATE_HZ = 400.0
-
-AUGMENTED_ORDERS = tuple(",".join(order) for order in permutations(AUGMENTED_LEADS))
-_FIRST_AUGMENTED = STANDARD_LEADS.index(AUGMENTED_LEADS[0])
-_FEWEST_DECIDED = 10
-_SMALLEST_SHARE = 0.95
-"""Of the records that decide, how many must say the same order; a record read with the wrong one almost never does."""
+_BLOCK = 64
 
 _WHERE = "Download data.zip from https://zenodo.org/records/3765780 and name it, or its folder."
 
 _LABEL_COLUMNS = ("labels", *(f"labels_{annotator}" for annotator in OTHER_ANNOTATORS))
+_ATTRIBUTES = (*_LABEL_COLUMNS[1:], "age", "sex")
 _INDEX_SCHEMA = pa.schema(
     {
         "record_id": pa.string(),
@@ -135,11 +121,7 @@ class CodeTest(EcgSource):
 
     def __init__(self, files: FileTree, *, augmented_leads: str = "auto", units_per_mv: float = 1.0):
         super().__init__(files, augmented_leads=augmented_leads, units_per_mv=units_per_mv)
-        if not 0 < units_per_mv < math.inf:
-            raise ValueError(f"units_per_mv must be positive, such as 1 or 10, not {units_per_mv}.")
-        if augmented_leads != "auto" and augmented_leads not in AUGMENTED_ORDERS:
-            known = ", ".join(f"'{order}'" for order in ("auto", *AUGMENTED_ORDERS))
-            raise ValueError(f"augmented_leads is '{augmented_leads}'; choose one of {known}.")
+        check_code_options(augmented_leads, units_per_mv)
         self.augmented_leads = augmented_leads
         self.units_per_mv = units_per_mv
         self._scratch: Path | None = None
@@ -183,9 +165,8 @@ class CodeTest(EcgSource):
             for column, annotator in zip(_LABEL_COLUMNS, ("gold_standard", *OTHER_ANNOTATORS), strict=True)
         }
         people = read_attributes(*self._table(paths, "attributes.csv"))
-        with open_tracings(self._local(tracings), f"{self.files.location}/{tracings}") as dataset:
-            order, notes = self._decide_leads(dataset)
-        leads = (*STANDARD_LEADS[:_FIRST_AUGMENTED], *order, *STANDARD_LEADS[_FIRST_AUGMENTED + len(order) :])
+        with self._open(self._local(tracings), tracings) as opened:
+            leads, notes = self._decide_leads(opened[TRACINGS_DATASET])
         entries = [
             {
                 "record_id": f"{row:03d}",
@@ -211,18 +192,24 @@ class CodeTest(EcgSource):
         if not entries:
             return
         path = str(entries[0]["path"])
-        with open_tracings(self._local(path), f"{self.files.location}/{path}") as dataset:
+        with self._open(self._local(path), path) as opened:
             for entry in entries:
                 try:
-                    yield _row(entry, dataset, self.units_per_mv)
+                    yield self._row(entry, opened)
                 except RecordError as error:
                     yield error
 
     def decode(self, entry: Mapping[str, Any], contents: Mapping[str, bytes]) -> dict[str, Any]:
         """See [`EcgSource`]."""
         path = str(entry["path"])
-        with open_tracings(io.BytesIO(contents[path]), f"{self.files.location}/{path}") as dataset:
-            return _row(entry, dataset, self.units_per_mv)
+        with self._open(io.BytesIO(contents[path]), path) as opened:
+            return self._row(entry, opened)
+
+    def _open(self, file: Path | io.BytesIO, path: str) -> AbstractContextManager[Any]:
+        return open_tracings(file, f"{self.files.location}/{path}", NUM_RECORDS, _WHERE)
+
+    def _row(self, entry: Mapping[str, Any], opened: Any) -> dict[str, Any]:
+        return tracing_to_row(entry, opened[TRACINGS_DATASET], self.units_per_mv, _ATTRIBUTES, _WHERE)
 
     def _local(self, path: str) -> Path:
         if self._scratch is None:
@@ -237,117 +224,22 @@ class CodeTest(EcgSource):
         path = self._find(paths, file_name)
         return self.files.read(path), f"{self.files.location}/{path}"
 
-    def _decide_leads(self, dataset: Any) -> tuple[tuple[str, ...], list[str]]:
-        """The augmented leads in the order of the file, and what the user should know about it."""
-        votes, peaks_mv = count_lead_orders(dataset, self.units_per_mv)
-        num_decided = votes.total()
-        ranking = "; ".join(f"{', '.join(order)}: {count}" for order, count in votes.most_common())
-        found = f"{num_decided} of {NUM_RECORDS} records decide the order of the augmented leads ({ranking or 'none'})"
-        notes = peak_notes(peaks_mv, "Read the file with another units_per_mv.")
-        if self.augmented_leads != "auto":
-            order = tuple(self.augmented_leads.split(","))
-            return order, [*notes, f"The augmented leads are {', '.join(order)} as the option says; {found}."]
-        if num_decided < _FEWEST_DECIDED or votes.most_common(1)[0][1] < _SMALLEST_SHARE * num_decided:
-            raise ValueError(
-                f"The signals of {TRACINGS_FILE} do not say which lead is which: {found}. Download the file again, or "
-                f"give the order as augmented_leads='aVL,aVF,aVR'."
-            )
-        order = votes.most_common(1)[0][0]
-        return order, [*notes, f"The augmented leads are {', '.join(order)}: {found}."]
-
-
-@contextmanager
-def open_tracings(file: Path | io.BytesIO, location: str) -> Iterator[Any]:
-    """The dataset of the tracings, opened and checked.
-
-    Args:
-        file (`Path` or `io.BytesIO`): The HDF5 file.
-        location (`str`): What messages call it.
-
-    Raises:
-        ImportError: If h5py is not installed.
-        ValueError: If the file is damaged, or holds no dataset `tracings` of 827 x 4096 x 12 numbers.
-    """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError('Reading CODE-test needs h5py: pip install "hf-ecgtext[code-test]".') from error
-    try:
-        opened = h5py.File(file, "r")
-    except OSError as error:
-        raise ValueError(f"{location} cannot be read as HDF5 ({error}). {_WHERE}") from error
-    with opened:
-        dataset = opened.get(TRACINGS_DATASET)
-        shape, dtype = getattr(dataset, "shape", None), getattr(dataset, "dtype", None)
-        if shape != TRACINGS_SHAPE or dtype is None or dtype.kind != "f":
-            raise ValueError(
-                f"{location} holds '{TRACINGS_DATASET}' of shape {shape} and type {dtype}; expected "
-                f"{TRACINGS_SHAPE} floating point numbers. {_WHERE}"
-            )
-        yield dataset
-
-
-def count_lead_orders(dataset: Any, units_per_mv: float) -> tuple[Counter[tuple[str, ...]], list[float]]:
-    """How many records say which order of the augmented leads, by Goldberger's identities.
-
-    Args:
-        dataset (`h5py.Dataset` of shape `(827, 4096, 12)`): As stored.
-        units_per_mv (`float`): What the stored numbers are divided by.
-
-    Returns:
-        `tuple` of the counts, without the records that decide nothing, and the largest deflection of each record that
-        is not empty, in mV.
-
-    Raises:
-        ValueError: If the file is damaged.
-    """
-    votes: Counter[tuple[str, ...]] = Counter()
-    peaks_mv: list[float] = []
-    block = 64
-    for start in range(0, NUM_RECORDS, block):
-        try:
-            signals = (
-                dataset[start : start + block].transpose(0, 2, 1) / units_per_mv
-            )  # (block, num_leads, num_samples)
-        except OSError as error:
-            raise ValueError(f"{TRACINGS_FILE} is damaged at row {start} or after it ({error}). {_WHERE}") from error
-        signals = signals[np.isfinite(signals).all(axis=(1, 2))]
-        peaks_mv.extend(peak for peak in np.abs(signals).max(axis=(1, 2)).tolist() if peak)
-        rows, orders, decided = augmented_lead_permutations(signals, STANDARD_LEADS)
-        votes.update(tuple(STANDARD_LEADS[row] for row in rows[order]) for order in orders[decided])
-    return votes, peaks_mv
-
-
-def _row(entry: Mapping[str, Any], dataset: Any, units_per_mv: float) -> dict[str, Any]:
-    record = str(entry["record_id"])
-    try:
-        units: NDArray[np.floating] = dataset[entry["row"]]  # (num_samples, num_leads)
-    except OSError as error:
-        raise RecordError(record, f"its row of {TRACINGS_FILE} cannot be read ({error}).", _WHERE) from error
-    if np.isinf(units).any():
-        raise RecordError(record, "its tracing holds infinite values.", _WHERE)
-    content = np.flatnonzero((units != 0).any(axis=1))
-    if not content.size:
-        raise RecordError(record, "its tracing holds nothing but zeros.", _WHERE)
-    if not has_valid_sample(units[content[0] : content[-1] + 1]):  # the zeros around it are padding
-        raise no_valid_sample(record)
-    millivolts = (units.T.astype(np.float64) / units_per_mv).astype(np.float32)
-    return samples_to_row(
-        np.ascontiguousarray(millivolts),
-        np.ones(len(millivolts)),
-        np.zeros(len(millivolts), dtype=np.int32),
-        record_id=record,
-        patient_id=entry["patient_id"],
-        sampling_rate_hz=SAMPLING_RATE_HZ,
-        lead_names=entry["lead_names"],
-        report=None,
-        labels=entry["labels"],
-        attributes={
-            **{name: entry[name] for name in (*_LABEL_COLUMNS[1:], "age", "sex")},
-            "content_start": int(content[0]),
-            "content_end": int(content[-1]) + 1,
-        },
-    )
+    def _decide_leads(self, tracings: Any) -> tuple[tuple[str, ...], list[str]]:
+        """The leads in the order of the file, and what the user should know about them and the unit."""
+        votes: Counter[tuple[str, ...]] = Counter()
+        peaks_mv: list[float] = []
+        for start in range(0, NUM_RECORDS, _BLOCK):
+            try:
+                signals = tracings[start : start + _BLOCK].transpose(0, 2, 1) / self.units_per_mv
+            except OSError as error:
+                raise ValueError(
+                    f"{TRACINGS_FILE} is damaged at row {start} or after it ({error}). {_WHERE}"
+                ) from error
+            of_block, peaks_of_block = count_lead_orders(signals)
+            votes.update(of_block)
+            peaks_mv += peaks_of_block
+        leads, note = decide_lead_names(votes, self.augmented_leads, NUM_RECORDS, TRACINGS_FILE)
+        return leads, [*peak_notes(peaks_mv, "Read the file with another units_per_mv."), note]
 
 
 def read_annotations(content: bytes, location: str) -> list[list[str]]:
