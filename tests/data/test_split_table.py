@@ -112,6 +112,17 @@ def test_other_sources_take_a_table_too_also_for_records_outside_the_published_s
     assert option_defaults(name)["split_table"] is None
 
 
+def test_the_windows_of_a_recording_follow_it(tmp_path):
+    header = {"storage": "16+24", "extension": ".mat", "scale": "1000/mV", "comments": ["#Dx: 426783006"]}
+    for name in ("I0001", "I0002", "I0003"):
+        write_record(tmp_path, name, random_adc(num_samples=1200, seed=int(name[1:])), **header)
+    table = write_table(tmp_path / "own.csv", "record,split", [("I0001", "test"), ("I0002.mat", "train")])
+    found = splits_of(open_source("cinc2021", tmp_path, max_duration_s=1.0, split_table=table))
+    assert found == {
+        f"{name}_w{number:03d}": split for name, split in (("I0001", "test"), ("I0002", "train")) for number in range(3)
+    }
+
+
 def test_without_a_table_nothing_is_recorded(mimic):
     assert "split_table" not in open_source("mimic_iv_ecg", mimic[0]).options
 

@@ -11,6 +11,7 @@ Source: vlbthambawita/ECGBench and Jwoo5/fairseq-signals for columns and spellin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -31,6 +32,7 @@ _SPLIT_OF_WORD = {
     **dict.fromkeys(("valid", "val", "dev"), "validation"),
 }
 _FEWEST_FOLDS = 3
+_WINDOW = re.compile(r"_[ws]\d+$", re.ASCII)
 
 
 def read_split_table(path: str) -> tuple[list[str], list[str], str]:
@@ -133,7 +135,9 @@ def with_split_table(index: SourceIndex, source: EcgSource) -> SourceIndex:
         return index
     keys, splits, columns = read_split_table(path)
     record_ids = index.records.column("record_id").to_pylist()
-    known = set(record_ids)
+    # A table names recordings, of which PhysioNet/CinC 2021's windows (`I0001_w003`) are parts.
+    recordings = [_WINDOW.sub("", record_id) for record_id in record_ids]
+    known = {*record_ids, *recordings}
     width = max(map(len, record_ids), default=0)
     split_of: dict[str, str] = {}
     absent = 0
@@ -148,7 +152,7 @@ def with_split_table(index: SourceIndex, source: EcgSource) -> SourceIndex:
             f"The split table '{path}' ({columns}) names none of the {len(record_ids):,} records of {name}, such as "
             f"'{record_ids[0]}'; it has keys such as '{keys[0] if keys else ''}'."
         )
-    given = [split_of.get(record_id, "") for record_id in record_ids]
+    given = [split_of.get(name) or split_of.get(whole, "") for name, whole in zip(record_ids, recordings, strict=True)]
     is_kept = np.array([bool(split) for split in given])
     place = index.records.column_names.index("split")
     records = index.records.set_column(place, "split", pa.array(given, pa.string())).filter(pa.array(is_kept))
