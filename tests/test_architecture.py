@@ -60,6 +60,7 @@ DATA_ROOMS = (
     "report_cleaning",
     "random_crops",
     "bad_records",
+    "ptb_xl_patients",
     "ledger",
     "augmentations",
     "synthetic",

@@ -6,10 +6,12 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.io import loadmat, savemat
 
 from hf_ecgtext.data.files.tree import LocalTree
+from hf_ecgtext.data.ptb_xl_patients import WITHDRAWN_IN_1_0_3, recordings_of_patients
 from hf_ecgtext.data.sources.base import EcgSource
 from hf_ecgtext.data.sources.by_name import open_source, source_names
 from hf_ecgtext.data.sources.cinc2021.classes import (
@@ -314,12 +316,89 @@ def test_unknown_and_missing_codes_are_kept_on_request(tmp_path):
         ("300", "M", (None, True, "male")),
         ("7", "F", (7.0, False, "female")),
         ("-", "Male", (None, False, "male")),
+        ("-1", "Male", (None, False, "male")),
+        ("92", "Male", (None, True, "male")),
+        ("91", "Male", (91.0, False, "male")),
     ],
 )
 def test_age_and_sex_are_read_or_unknown(tmp_path, age, sex, expected):
-    write_record(tmp_path, "A0001", num_samples=500, age=age, sex=sex)
-    row = read_all(cinc(tmp_path))["A0001"]
-    assert (row["age"], row["is_over_89"], row["sex"]) == expected
+    for name in ("A0001", "Q0001"):
+        write_record(tmp_path, name, num_samples=500, age=age, sex=sex)
+    for row in read_all(cinc(tmp_path)).values():
+        assert (row["age"], row["is_over_89"], row["sex"]) == expected
+
+
+@pytest.mark.parametrize("name", ["E00001", "JS00001", "S0001", "HR00001"])
+def test_92_is_an_age_where_the_set_has_older_people(tmp_path, name):
+    write_record(tmp_path, name, num_samples=500, age="92")
+    row = read_all(cinc(tmp_path))[name]
+    assert (row["age"], row["is_over_89"]) == (92.0, False)
+
+
+@pytest.mark.parametrize("folder", ["training/ningbo/g13", "WFDB_Ningbo", "."])
+@pytest.mark.parametrize("limit_s", [150.0, 5.0])
+def test_the_misnamed_header_of_ningbo_is_that_of_its_record(tmp_path, folder, limit_s):
+    adc = write_record(tmp_path / folder, "JS23074", num_samples=5000)
+    write_record(tmp_path / folder, "JS23075", num_samples=500)
+    (tmp_path / folder / "JS23074.hea").rename(tmp_path / folder / "S23074.hea")
+    source = cinc(tmp_path, max_duration_s=limit_s)
+    index = source.index()
+    assert index.left_out == []
+    rows = list(source.read([row for row in index.records.to_pylist() if row["origin_id"] == "csn:JS23074"]))
+    np.testing.assert_array_equal(np.concatenate([row["samples"] for row in rows], axis=1), adc)
+    assert {row["origin_set"] for row in rows} == {"ningbo"}
+    assert len(rows) == (1 if limit_s == 150.0 else 2)
+
+
+def test_an_intact_header_of_that_record_comes_first_and_a_missing_one_is_named(tmp_path):
+    write_record(tmp_path / "ningbo", "JS23074", num_samples=500, dx="427084000")
+    (tmp_path / "ningbo" / "S23074.hea").write_text("nonsense")
+    assert read_all(cinc(tmp_path))["JS23074"]["labels_short"] == ["STach"]
+    for name in ("S23074", "JS23074"):
+        (tmp_path / "ningbo" / f"{name}.hea").unlink()
+    assert "JS23074.hea' is missing" in read_all(cinc(tmp_path))["JS23074"].problem
+
+
+def test_the_38_records_that_ptb_xl_withdrew_are_left_out_by_name_or_kept(tmp_path):
+    for name in ("HR00137", "HR18150", "HR00001", "E00137"):
+        write_record(tmp_path, name, num_samples=500)
+    assert len(WITHDRAWN_IN_1_0_3) == 38
+    index = cinc(tmp_path).index()
+    assert sorted(index.records["record_id"].to_pylist()) == ["E00137", "HR00001"]
+    assert sorted(skipped.record for skipped in index.left_out) == ["HR00137", "HR18150"]
+    assert all("withdrew" in skipped.problem for skipped in index.left_out)
+    kept = cinc(tmp_path, withdrawn="keep")
+    assert len(kept.index().records) == 4
+    assert kept.options["withdrawn"] == "keep"
+    with pytest.raises(ValueError, match="withdrawn must be one of leave_out, keep"):
+        cinc(tmp_path, withdrawn="skip")
+
+
+def test_the_withdrawn_records_are_those_that_the_current_table_lacks(real_data):
+    table = pd.read_csv(real_data / "ptb-xl" / "ptbxl_database.csv", usecols=["ecg_id", "patient_id"])
+    assert {int(name) for name in WITHDRAWN_IN_1_0_3} == set(range(1, 21838)) - set(table["ecg_id"])
+    several = table.groupby(table["patient_id"].astype(int))["ecg_id"].apply(list)
+    assert {
+        int(patient): [int(record) for record in records] for patient, records in recordings_of_patients().items()
+    } == {patient: ids for patient, ids in several.items() if len(ids) > 1}
+
+
+def test_recordings_of_one_ptb_xl_patient_are_in_one_split_without_its_table(tmp_path):
+    patients = dict(list(recordings_of_patients().items())[:12])
+    for records in patients.values():
+        for record in records:
+            write_record(tmp_path / "ptb-xl", f"HR{record}", num_samples=50)
+    rows = {row["origin_id"].partition(":")[2]: row for row in index_rows(cinc(tmp_path))}
+    for patient, records in patients.items():
+        assert {rows[record]["patient_id"] for record in records} == {f"ptb_xl:{patient}"}
+        assert len({rows[record]["split"] for record in records}) == 1
+    assert len({row["split"] for row in rows.values()}) > 1
+
+
+@pytest.mark.parametrize("dx", ["426783006;164889003", "426783006.0,164889003.0"])
+def test_codes_with_semicolons_or_decimals_are_the_same_codes(tmp_path, dx):
+    write_record(tmp_path, "JS00001", num_samples=500, dx=dx)
+    assert read_all(cinc(tmp_path))["JS00001"]["labels"] == ["426783006", "164889003"]
 
 
 # --- windows ---------------------------------------------------------------------------------------------------------

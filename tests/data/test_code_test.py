@@ -5,6 +5,7 @@ stay empty.
 """
 
 import csv
+import json
 import pickle
 import shutil
 import sys
@@ -17,6 +18,7 @@ import pytest
 from datasets import load_dataset
 
 from hf_ecgtext.data.files.tree import LocalTree
+from hf_ecgtext.data.opening import open_data
 from hf_ecgtext.data.prepare.prepare import prepare
 from hf_ecgtext.data.sources.code_test import (
     CODE_TEST_CLASSES,
@@ -35,10 +37,10 @@ README_ORDER = ("aVL", "aVF", "aVR")
 
 
 def tracing(row: int, order: tuple[str, ...] = README_ORDER) -> np.ndarray:
-    """4096 x 12 in units of 0.1 mV, 7 s for odd rows and 10 s for even ones, zeros around it."""
+    """4096 x 12 in mV, 7 s for odd rows and 10 s for even ones, zeros around it."""
     num_samples = 2800 if row % 2 else 4000
     generator = np.random.default_rng(row)
-    waves = np.cumsum(generator.normal(0, 0.3, (8, num_samples)), axis=1)
+    waves = np.cumsum(generator.normal(0, 0.03, (8, num_samples)), axis=1)
     limb = limb_leads_from_i_and_ii(waves[0], waves[1])
     by_name = dict(zip(STANDARD_LEADS, [*limb, *waves[2:]], strict=True))
     names = [*STANDARD_LEADS[:3], *order, *STANDARD_LEADS[6:]]
@@ -101,7 +103,7 @@ def test_tracings_equal_what_h5py_reads_prepared_and_streamed(download, rows, tm
     assert {split: manifest.num_records(split) for split in manifest.splits} == {"test": WRITTEN}
     dataset = load_dataset(str(tmp_path / "out"), split="test", streaming=True)
     with h5py.File(download / "data" / "ecg_tracings.hdf5") as file:
-        expected = (file["tracings"][:WRITTEN].astype(np.float64) / 10).astype(np.float32).transpose(0, 2, 1)
+        expected = file["tracings"][:WRITTEN].transpose(0, 2, 1)
     streamed = list(iter_records(dataset))
     assert len(rows) == len(streamed) == WRITTEN
     for row, record, signal in zip(rows, streamed, expected, strict=True):
@@ -110,9 +112,39 @@ def test_tracings_equal_what_h5py_reads_prepared_and_streamed(download, rows, tm
         assert (record.sampling_rate_hz, record.num_samples, row["sample_type"]) == (400.0, 4096, "float32")
 
 
-def test_the_scale_is_named_in_the_notes(index):
-    peaks = [np.abs(tracing(row)).max() / 10 for row in range(WRITTEN)]
-    assert f"The median record's largest deflection is {np.median(peaks):.3g} mV." in index.notes
+@pytest.mark.parametrize("units_per_mv", [1, 10, 0.1])
+def test_the_median_peak_and_what_is_disputed_stand_in_the_card(download, tmp_path, units_per_mv):
+    source = CodeTest(LocalTree(download), units_per_mv=units_per_mv)
+    prepare(source, tmp_path / "out", workers=1, progress=False)
+    card = (tmp_path / "out" / "README.md").read_text()
+    median_mv = np.median([np.abs(tracing(row)).max() for row in range(WRITTEN)]) / units_per_mv
+    assert f"The median record's largest deflection is {median_mv:.3g} mV." in card
+    assert "**The unit is disputed.** The description says `1e-4 V`" in card
+    assert ("WARNING: a median peak of" in card) == (not 0.8 <= median_mv <= 8)
+    assert f"units_per_mv={units_per_mv}" in card
+    (record, *_) = iter_records(load_dataset(str(tmp_path / "out"), split="test", streaming=True))
+    np.testing.assert_allclose(record.signal, tracing(0).T / units_per_mv, rtol=1e-6)
+
+
+def test_annotations_and_so_their_scores_do_not_depend_on_the_unit(download, index):
+    assert CodeTest(LocalTree(download), units_per_mv=10).index().records.equals(index.records)
+
+
+@pytest.mark.parametrize("units_per_mv", [0, -1, float("nan"), float("inf")])
+def test_a_unit_that_is_no_positive_number_is_refused(download, units_per_mv):
+    with pytest.raises(ValueError, match="units_per_mv must be positive"):
+        CodeTest(LocalTree(download), units_per_mv=units_per_mv)
+
+
+def test_a_folder_that_an_earlier_version_stored_in_another_unit_is_named_when_it_is_opened(download, tmp_path, caplog):
+    prepare(CodeTest(LocalTree(download)), tmp_path / "out", workers=1, progress=False)
+    open_data(str(tmp_path / "out"))
+    assert not any("tenth" in message for message in caplog.messages)
+    manifest = json.loads((tmp_path / "out" / "prepared.json").read_text())
+    del manifest["source_options"]["units_per_mv"]  # as earlier versions wrote it
+    (tmp_path / "out" / "prepared.json").write_text(json.dumps(manifest))
+    assert open_data(str(tmp_path / "out")).test is not None
+    assert any("a tenth" in message and "Prepare it again" in message for message in caplog.messages)
 
 
 def test_the_leads_are_named_by_the_signal(index, rows):
@@ -131,7 +163,7 @@ def test_other_orders_are_found_too(tables, order, dtype):
     entry = source.index().records.slice(3, 1).to_pylist()[0]
     assert entry["lead_names"] == [*STANDARD_LEADS[:3], *order, *STANDARD_LEADS[6:]]
     (row,) = source.read([entry])
-    np.testing.assert_allclose(row["samples"], tracing(3, order).T / 10, rtol=1e-6)
+    np.testing.assert_allclose(row["samples"], tracing(3, order).T, rtol=1e-6)
 
 
 def test_a_forced_order_is_taken_and_the_notes_say_what_the_signals_say(download):

@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hf_ecgtext.data.files.tree import LocalTree
 from hf_ecgtext.data.prepare.prepare import prepare
 from hf_ecgtext.data.records import EcgRecord
 from hf_ecgtext.data.sources.base import SkippedRecord
+from hf_ecgtext.data.sources.by_name import open_source
 from hf_ecgtext.data.sources.cpsc2018 import (
     CLASS_OF_SNOMED,
     CPSC2018_CLASSES,
@@ -23,7 +25,7 @@ from hf_ecgtext.data.sources.cpsc2018 import (
     read_reference,
 )
 from hf_ecgtext.data.store.schema import iter_records, row_to_record
-from hf_ecgtext.errors import RecordError
+from hf_ecgtext.errors import ArchiveError, RecordError
 
 HEAD = "Recording,First_label,Second_label,Third_label\n"
 
@@ -212,7 +214,7 @@ def test_a_header_without_one_of_the_nine_classes_is_skipped_by_name(tmp_path, c
 def test_the_layout_is_detected_or_asked_for(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"neither 'REFERENCE.csv' nor a record such as 'A0001.hea'"):
         Cpsc2018(LocalTree(tmp_path)).index()
-    with pytest.raises(FileNotFoundError, match=r"no 'REFERENCE.csv'.*2018.icbeb.org"):
+    with pytest.raises(FileNotFoundError, match=r"no 'REFERENCE.csv'.*TrainingSet3.zip.*physionet.org"):
         Cpsc2018(LocalTree(tmp_path), layout="native").index()
     with pytest.raises(FileNotFoundError, match=r"no record such as 'A0001.hea'"):
         Cpsc2018(LocalTree(tmp_path), layout="physionet").index()
@@ -254,3 +256,87 @@ def test_every_class_has_a_code_and_a_name():
     assert list(CLASS_OF_SNOMED.values()) == list(CPSC2018_CLASSES) == list(SNOMED_OF_CLASS)
     (task,) = Cpsc2018(LocalTree(Path(__file__).parent)).tasks()
     assert task.class_names["VPC"] == "premature ventricular contraction"
+
+
+def write_download(folder: Path, names: dict[str, str], peak_mv: float = 1.5, top: str = "") -> None:
+    """The files as everybody downloads them: `REFERENCE.csv` beside archives of the recordings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records = sorted({record for group in names.values() for record in group.split()})
+    (folder / "REFERENCE.csv").write_text(HEAD + "".join(f"{record},{int(record[-1])},,\n" for record in records))
+    for archive, group in names.items():
+        with zipfile.ZipFile(folder / archive, "w", zipfile.ZIP_DEFLATED) as file:
+            for record in group.split():
+                write_native(folder / "made", record, native_signal(record, peak_mv))
+                file.write(folder / "made" / f"{record}.mat", f"{top}{record}.mat")
+    shutil.rmtree(folder / "made")
+
+
+def native_signal(record: str, peak_mv: float = 1.5) -> np.ndarray:
+    signal = np.random.default_rng(int(record[1:])).normal(0, 0.1, (12, 3000))
+    signal[3, 100] = peak_mv
+    return signal
+
+
+@pytest.mark.parametrize("top", ["", "TrainingSet/"])
+def test_the_download_is_read_as_it_comes_with_its_training_sets_packed(tmp_path, top):
+    sets = {"TrainingSet1.zip": "A0001 A0002", "TrainingSet2.zip": "A2501 A2502", "TrainingSet3.zip": "A5001"}
+    write_download(tmp_path / "download", sets, top=top)
+    records = prepared_and_streamed(Cpsc2018(LocalTree(tmp_path / "download")), tmp_path / "out")
+    assert sorted(records) == ["A0001", "A0002", "A2501", "A2502", "A5001"]
+    for name, record in records.items():
+        np.testing.assert_array_equal(record.signal, native_signal(name).astype(np.float32))
+        assert record.attributes["labels_cpsc2018"] == [list(CPSC2018_CLASSES)[int(name[-1]) - 1]]
+    assert (tmp_path / "out" / "skipped.csv").read_text().splitlines() == ["record,problem,fix"]
+
+
+def test_training_sets_that_were_unpacked_beside_their_archives_are_read_once(tmp_path):
+    write_download(tmp_path, {"TrainingSet1.zip": "A0001 A0002", "TrainingSet2.zip": "A2501"})
+    with zipfile.ZipFile(tmp_path / "TrainingSet1.zip") as file:
+        file.extractall(tmp_path / "TrainingSet1")
+    index = Cpsc2018(LocalTree(tmp_path)).index()
+    assert index.records["path"].to_pylist() == ["TrainingSet1/A0001", "TrainingSet1/A0002", "TrainingSet2.zip/A2501"]
+
+
+def test_a_missing_training_set_costs_its_records_and_a_damaged_one_is_named(tmp_path):
+    write_download(tmp_path, {"TrainingSet1.zip": "A0001", "TrainingSet2.zip": "A2501"})
+    content = (tmp_path / "TrainingSet2.zip").read_bytes()
+    (tmp_path / "TrainingSet2.zip").unlink()
+    rows, errors = read_all(Cpsc2018(LocalTree(tmp_path)))
+    assert [row["record_id"] for row in rows] == ["A0001"]
+    assert [error.record for error in errors] == ["A2501"]
+    (tmp_path / "TrainingSet2.zip").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ArchiveError, match=r"TrainingSet2.zip is damaged or incomplete.*Download it again"):
+        Cpsc2018(LocalTree(tmp_path))
+
+
+def test_one_training_set_alone_and_a_table_alone_say_what_else_to_download(tmp_path):
+    write_download(tmp_path, {"TrainingSet1.zip": "A0001"})
+    with pytest.raises(FileNotFoundError, match=r"neither 'REFERENCE.csv'.*TrainingSet1.zip, .*into one folder"):
+        open_source("cpsc2018", tmp_path / "TrainingSet1.zip").index()
+    (tmp_path / "TrainingSet1.zip").unlink()
+    with pytest.raises(FileNotFoundError, match=r"REFERENCE.csv and not one recording.*TrainingSet1.zip"):
+        Cpsc2018(LocalTree(tmp_path)).index()
+
+
+@pytest.mark.parametrize(("peak_mv", "is_plausible"), [(1.5, True), (150.0, False), (3.0, True), (1500.0, False)])
+def test_the_median_peak_of_native_files_is_noted_and_doubted_where_no_ecgs_have_it(tmp_path, peak_mv, is_plausible):
+    write_download(tmp_path, {"TrainingSet1.zip": "A0001 A0002 A0003"}, peak_mv)
+    notes = Cpsc2018(LocalTree(tmp_path)).index().notes
+    assert f"The median record's largest deflection is {peak_mv:.3g} mV." in notes
+    assert any(note.startswith("WARNING") for note in notes) == (not is_plausible)
+
+
+@pytest.mark.parametrize("mirror", ["training/cpsc_2018/g1", "Training_WFDB", ""])
+@pytest.mark.parametrize(("age", "expected"), [("-1", None), ("92", None), ("91", 91.0), ("61", 61.0), ("NaN", None)])
+def test_ages_of_the_copy_that_are_none_are_unknown(tmp_path, mirror, age, expected):
+    write_copy(tmp_path / mirror, "A0001", random_adc(), "59118001", (f"#Age: {age}", "#Sex: Male"))
+    ((row,), errors) = read_all(Cpsc2018(LocalTree(tmp_path)))
+    assert (row["age"], errors) == (expected, [])
+
+
+def test_diagnoses_with_semicolons_or_decimals_are_the_same_diagnoses(tmp_path):
+    for name, codes in (("A0001", "59118001;284470004"), ("A0002", "59118001.0,284470004.0")):
+        write_copy(tmp_path, name, random_adc(), codes)
+    rows, errors = read_all(Cpsc2018(LocalTree(tmp_path)))
+    assert errors == []
+    assert [row["labels_cpsc2018"] for row in rows] == [["CRBBB", "PAC"]] * 2

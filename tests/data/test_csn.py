@@ -286,3 +286,79 @@ def test_both_tasks_name_all_38_classes_in_words(tmp_path):
     ]
     assert tasks[0].class_names["AF"] == "atrial flutter"
     assert len(set(tasks[0].class_names.values())) == 38
+
+
+MERGED_BY_PHYSIONET = "500000/mV"  # what JS01052 has between its rate and the ADC resolution
+
+
+def write_long(folder: Path, name: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    adc = random_adc(num_samples=5000, seed=int(name[2:]))
+    comments = ["#Age: 61", "#Sex: Female", "#Dx: 427084000"]
+    write_record(folder, name, adc, storage="16+24", extension=".mat", scale="1000/mV", comments=comments)
+
+
+def merge(folder: Path, name: str, left: str) -> None:
+    header = folder / f"{name}.hea"
+    whole = f"5000\n{name}.mat 16+24 1000/mV"
+    text = header.read_text()
+    assert text.count(whole) == 1
+    header.write_text(text.replace(whole, left))
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("JS01052", MERGED_BY_PHYSIONET),
+        ("JS23074", MERGED_BY_PHYSIONET),
+        ("JS00001", "5000.mat 16+24 1000/mV"),
+        ("JS00001", "50"),
+        ("JS00001", "5000"),
+        ("JS00001", "mV"),
+    ],
+)
+def test_merged_header_lines_are_put_right(tmp_path, name, left, caplog):
+    folder = tmp_path / "WFDBRecords" / "01" / "010"
+    write_long(folder, name)
+    intact, errors = read_all(Csn(LocalTree(tmp_path), split_of_others="train"))
+    assert errors == []
+    merge(folder, name, left)
+    source = Csn(LocalTree(tmp_path), split_of_others="train")
+    mended, errors = read_all(source)
+    assert errors == []
+    assert rows_to_table(mended, source.features).equals(rows_to_table(intact, source.features))
+    said = [*source.index().notes, *caplog.messages]
+    assert any(name in line and "merged" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("name", "left", "change"),
+    [
+        ("JS01052", "500000/uV", None),  # not a part of what stood there
+        ("JS01052", "50100/mV", None),
+        ("JS01052", "6000/mV", None),
+        ("JS01052", MERGED_BY_PHYSIONET, ("JS01052 12 500", "JS01052 12 1000")),
+        ("JS01052", MERGED_BY_PHYSIONET, ("JS01052 12 500", "JS01053 12 500")),
+        ("JS01052", MERGED_BY_PHYSIONET, (" 0 I\n", " 0 II\n")),
+        ("JS01052", MERGED_BY_PHYSIONET, (" 0 I\n", "1 0 I\n")),  # the checksum of lead I is another one
+    ],
+)
+def test_any_other_damage_to_a_header_is_still_a_fault(tmp_path, name, left, change):
+    folder = tmp_path / "WFDBRecords"
+    write_long(folder, name)
+    merge(folder, name, left)
+    if change is not None:
+        header = folder / f"{name}.hea"
+        header.write_text(header.read_text().replace(*change, 1))
+    rows, errors = read_all(Csn(LocalTree(tmp_path)))
+    assert rows == []
+    assert [error.record for error in errors] == [name]
+
+
+@pytest.mark.parametrize("codes", ["426783006;427084000", "426783006.0,427084000.0", "426783006; 427084000.0"])
+def test_diagnoses_with_semicolons_or_decimals_are_the_same_diagnoses(tmp_path, codes):
+    write_csn(tmp_path / "WFDBRecords", "JS00001", codes)
+    ((row,), errors) = read_all(Csn(LocalTree(tmp_path), split_of_others="train"))
+    assert errors == []
+    assert (row["labels"], row["labels_short"]) == (["426783006", "427084000"], ["SR", "ST"])
+    assert row["labels_unknown"] == []

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hf_ecgtext.data.ledger import TrainingLedger, continued_ledger, load_ledger
+from hf_ecgtext.data.ptb_xl_patients import recordings_of_patients
 from hf_ecgtext.errors import CheckpointError
 
 
@@ -79,6 +80,36 @@ def test_a_patient_is_recognised_where_the_set_that_packs_it_again_knows_whose_r
     original = Columns(["00001", "00002", "00003"], ["15709", "HR06010", "1"])
     assert ledger.look_up("ptb_xl", original).patient_trained.tolist() == [True, False, False]
     assert ledger.look_up("cinc2021", repacked).patient_trained.all()
+
+
+ONE, OTHER, THIRD = next(records for records in recordings_of_patients().values() if len(records) == 3)
+SINGLE = "00001"  # its patient has no other recording
+
+
+@pytest.mark.parametrize(
+    ("trained_as", "asked_as"), [("cinc2021", "ptb_xl"), ("cinc2021", "cinc2021"), ("ptb_xl", "cinc2021")]
+)
+def test_another_recording_of_a_ptb_xl_patient_is_recognised_without_being_told_of_patients(trained_as, asked_as):
+    def rows(name, records):
+        if name == "ptb_xl":
+            return Columns(records, [f"patient of {record}" for record in records])
+        names = [f"HR{record}" for record in records]
+        return Columns(names, names, [f"ptb_xl:{record}" for record in records])
+
+    ledger = TrainingLedger.of_splits(trained_as, "1", {"train": rows(trained_as, [ONE, SINGLE])})
+    overlap = ledger.look_up(asked_as, rows(asked_as, [OTHER, "00002", ONE, THIRD, SINGLE]))
+    assert overlap.trained.tolist() == [False, False, True, False, True]
+    expected = [True, False, True, True, False]
+    if trained_as == asked_as:  # whose name for the patient is the same
+        expected[-1] = True
+    assert overlap.patient_trained.tolist() == expected
+    assert not TrainingLedger().look_up(asked_as, rows(asked_as, [ONE])).patient_trained.any()
+
+
+def test_the_names_of_ptb_xl_say_nothing_about_other_data():
+    ledger = TrainingLedger.of_splits("cpsc2018", "1", {"train": Columns([ONE])})
+    assert not ledger.look_up("cpsc2018", Columns([OTHER])).patient_trained.any()
+    assert not ledger.look_up("ptb_xl", Columns([OTHER])).patient_trained.any()
 
 
 def test_records_that_cannot_be_read_are_listed_without_reading_them(ledger):

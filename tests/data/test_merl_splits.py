@@ -1,4 +1,4 @@
-"""The packaged splits of CPSC2018 and CSN against the published tables."""
+"""The packaged splits of CPSC2018, CSN and PTB-XL's tasks against the published tables."""
 
 import re
 from collections import Counter
@@ -12,6 +12,9 @@ from hf_ecgtext.data.sources.merl_splits import check_split_of_others, read_spli
 PUBLISHED_SIZES = {
     "cpsc2018": {"train": 4950, "validation": 551, "test": 1376},
     "csn": {"train": 16546, "validation": 1860, "test": 4620},
+    "ptbxl_diagnostic": {"train": 17084, "validation": 2146, "test": 2158},
+    "ptbxl_form": {"train": 7197, "validation": 901, "test": 880},
+    "ptbxl_rhythm": {"train": 16832, "validation": 2100, "test": 2098},
 }
 
 
@@ -31,16 +34,20 @@ def test_the_names_of_csn_are_sorted_and_spelled_like_its_files():
 
 
 @pytest.mark.parametrize(
-    ("name", "folder", "column", "pattern"),
+    ("name", "tables", "column", "pattern"),
     [
-        ("cpsc2018", "icbeb", "filename", r"(A\d{4})"),
-        ("csn", "chapman", "ecg_path", r"/(JS\d{5})\.mat$"),
+        ("cpsc2018", "icbeb/icbeb", "filename", r"(A\d{4})"),
+        ("csn", "chapman/chapman", "ecg_path", r"/(JS\d{5})\.mat$"),
+        ("ptbxl_diagnostic", "ptbxl/super_class/ptbxl_super_class", "filename_hr", r"/(\d{5})_hr"),
+        ("ptbxl_diagnostic", "ptbxl/sub_class/ptbxl_sub_class", "filename_hr", r"/(\d{5})_hr"),
+        ("ptbxl_form", "ptbxl/form/ptbxl_form", "filename_hr", r"/(\d{5})_hr"),
+        ("ptbxl_rhythm", "ptbxl/rhythm/ptbxl_rhythm", "filename_hr", r"/(\d{5})_hr"),
     ],
 )
-def test_the_packaged_lists_equal_the_published_tables(real_data, name, folder, column, pattern):
+def test_the_packaged_lists_equal_the_published_tables(real_data, name, tables, column, pattern):
     published = {}
     for part, split in {"train": "train", "val": "validation", "test": "test"}.items():
-        table = pd.read_csv(real_data / "merl_splits" / folder / f"{folder}_{part}.csv", usecols=[column])
+        table = pd.read_csv(real_data / "merl_splits" / f"{tables}_{part}.csv", usecols=[column])
         published |= dict.fromkeys(table[column].str.extract(pattern)[0], split)
     assert read_split_list(name) == published
 

@@ -13,6 +13,7 @@ import pytest
 from make_mimic import LEADS, REPORT_COLUMNS, MimicStudy, write_mimic_tree, write_waveform
 
 from hf_ecgtext.data.files.tree import LocalTree
+from hf_ecgtext.data.prepare.prepare import prepare
 from hf_ecgtext.data.records import INVALID_SAMPLE
 from hf_ecgtext.data.report_cleaning import clean_mimic_report
 from hf_ecgtext.data.sources.by_name import open_source, source_names
@@ -128,6 +129,65 @@ def test_ornaments_are_no_words(tables_only):
     [skipped] = MimicIvEcg(LocalTree(folder)).index().left_out
     assert skipped.record == str(studies[0].study_id)
     assert "3 words" in skipped.problem
+
+
+@pytest.mark.parametrize(
+    ("statements", "words"),
+    [
+        (("*** Atrial fibrillation again ***",), 3),
+        (("Paced", "*** Atrial fibrillation ***"), 4),  # "Paced. *** Atrial fibrillation": the inner ornament counts
+        (("*** Atrial fibrillation ***", "Paced"), 4),
+        (("--- Poor quality ---", "Paced"), 4),
+        (("=-=- Sinus rhythm =-=-",), 2),
+        (("Sinus rhythm.", "Normal ECG"), 4),
+        (("***",), 0),
+    ],
+)
+def test_words_are_counted_as_merl_counts_them(tables_only, statements, words):
+    folder, studies = tables_only
+
+    def change(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+        for row in rows:
+            if row["study_id"] == str(studies[0].study_id):
+                row.update(dict.fromkeys(REPORT_COLUMNS, ""))
+                row.update(zip(REPORT_COLUMNS, statements, strict=False))
+        return rows
+
+    change_table(folder / "machine_measurements.csv", change)
+    [skipped] = MimicIvEcg(LocalTree(folder), min_words=5).index().left_out[:1]
+    assert (skipped.record, skipped.problem) == (
+        str(studies[0].study_id),
+        f"its report has {words} words, fewer than min_words=5.",
+    )
+    kept = MimicIvEcg(LocalTree(folder), min_words=words).index().records["record_id"].to_pylist()
+    assert str(studies[0].study_id) in kept
+
+
+def without_measurements(folder: Path) -> list[MimicStudy]:
+    studies = write_mimic_tree(folder, 25, num_samples=40, note_links=False)
+    (folder / "machine_measurements.csv").unlink()
+    return studies
+
+
+@pytest.mark.parametrize("inside", ["", "mimic-iv-ecg-diagnostic-electrocardiogram-matched-subset-demo-0.1"])
+def test_the_open_demo_is_prepared_without_reports_and_says_so(tmp_path, inside):
+    studies = without_measurements(tmp_path / "demo" / inside)
+    source = open_source("mimic_iv_ecg", tmp_path / "demo")
+    manifest = prepare(source, tmp_path / "out", workers=1, progress=False)
+    assert sum(manifest.num_records(split) for split in manifest.splits) == len(studies)
+    assert manifest.summary["skipped"] == manifest.summary["left_out"] == 0
+    assert any("as in the open demo, which is read without reports" in note for note in manifest.summary["notes"])
+    row = next(source.read(source.index().records.to_pylist()))
+    assert (row["report"], row["report_cleaned"], row["qrs_onset"]) == (None, None, None)
+    np.testing.assert_array_equal(row["samples"], studies[0].adc())
+
+
+@pytest.mark.parametrize(("num_records", "note_links"), [(700, False), (100, True)])
+def test_a_download_that_is_not_the_demo_needs_its_reports(tmp_path, num_records, note_links):
+    write_mimic_tree(tmp_path, num_records, waveforms=False, note_links=note_links)
+    (tmp_path / "machine_measurements.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no 'machine_measurements.csv'"):
+        MimicIvEcg(LocalTree(tmp_path), min_words=0).index()
 
 
 def test_no_subject_is_in_two_splits_and_the_shares_are_those_asked_for(tmp_path):

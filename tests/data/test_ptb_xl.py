@@ -393,7 +393,7 @@ def test_bad_files_are_named_and_leave_the_others_alone(cut):
         (
             {"sampling_rate": 100},
             r"ptb_xl has no option 'sampling_rate'; it has: sampling_rate_hz, report, ptbxl_plus, missing, "
-            r"check_version. Did you mean 'sampling_rate_hz'\?",
+            r"check_version, split_table. Did you mean 'sampling_rate_hz'\?",
         ),
     ],
 )

@@ -327,47 +327,88 @@ def test_published_draws_follow_record_ids_where_no_list_is_known():
     np.testing.assert_array_equal(rows, published_subset(200, 0.1))
 
 
-def listed_task(name, record_ids):
+def listed_task(data_name, task_name, record_ids):
     rows = make_rows("train", len(record_ids), 0)
     rows.columns["record_id"] = list(record_ids)
-    question = LabelTask(name, "labels", {label: label for label in LABELS})
-    data = EcgData(name=name, revision="1", train=rows, validation=None, test=None, tasks=(question,))
+    question = LabelTask(task_name, "labels", {label: label for label in LABELS})
+    data = EcgData(name=data_name, revision="1", train=rows, validation=None, test=None, tasks=(question,))
     return EvaluatedTask(data, question)
 
 
-@pytest.mark.parametrize(
-    ("name", "folder", "column", "pattern"),
-    [("cpsc2018", "icbeb", "filename", r"(A\d{4})"), ("csn", "chapman", "ecg_path", r"/(JS\d{5})\.mat$")],
-)
-def test_published_draws_are_those_of_the_published_tables(real_data, name, folder, column, pattern):
+def drawn_ids(task, fraction):
+    (rows,) = training_draws(task, fraction, PUBLISHED, seed=0)
+    return [task.records("train").record_ids[row] for row in rows]
+
+
+PUBLISHED_TABLES = {  # data and task -> published table, its column of names, and a record's name there
+    ("ptb_xl", "ptbxl_super"): ("ptbxl/super_class/ptbxl_super_class", "filename_hr", r"/(\d{5})_hr"),
+    ("ptb_xl", "ptbxl_sub"): ("ptbxl/sub_class/ptbxl_sub_class", "filename_hr", r"/(\d{5})_hr"),
+    ("ptb_xl", "ptbxl_form"): ("ptbxl/form/ptbxl_form", "filename_hr", r"/(\d{5})_hr"),
+    ("ptb_xl", "ptbxl_rhythm"): ("ptbxl/rhythm/ptbxl_rhythm", "filename_hr", r"/(\d{5})_hr"),
+    ("cpsc2018", "cpsc2018"): ("icbeb/icbeb", "filename", r"(A\d{4})"),
+    ("csn", "csn_merl"): ("chapman/chapman", "ecg_path", r"/(JS\d{5})\.mat$"),
+}
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.1])
+@pytest.mark.parametrize("place", PUBLISHED_TABLES, ids="/".join)
+def test_published_draws_are_those_of_the_published_tables_also_when_records_are_absent(real_data, place, fraction):
     import pandas as pd
     from sklearn.model_selection import train_test_split
 
-    table = pd.read_csv(real_data / "merl_splits" / folder / f"{folder}_train.csv", usecols=[column])
+    name, column, pattern = PUBLISHED_TABLES[place]
+    table = pd.read_csv(real_data / "merl_splits" / f"{name}_train.csv", usecols=[column])
     names = table[column].str.extract(pattern)[0].tolist()
-    assert list(read_train_order(name)) == names
-    task = listed_task(name, sorted(names))
-    for fraction in (0.01, 0.1):
-        (rows,) = training_draws(task, fraction, PUBLISHED, seed=0)
-        expected, _ = train_test_split(table, train_size=fraction, random_state=42)
-        drawn = [task.records("train").record_ids[row] for row in rows]
-        assert drawn == expected[column].str.extract(pattern)[0].tolist()
+    # As MERL's loaders draw.
+    expected, _ = train_test_split(table, train_size=fraction, random_state=42)
+    expected = expected[column].str.extract(pattern)[0].tolist()
+    assert drawn_ids(listed_task(*place, sorted(names)), fraction) == expected
+
+    gone = {"JS01052"} if place[0] == "csn" else {names[0]}
+    for absent in (gone, gone | set(expected[::7]), set(names[::2])):
+        task = listed_task(*place, sorted(set(names) - absent))
+        assert drawn_ids(task, fraction) == [record for record in expected if record not in absent]
+
+
+def probed_on(name, records, cache):
+    rows = make_rows("train", len(records), 0)
+    rows.columns["record_id"] = records
+    task = make_task(data=name, patients=False)
+    task = EvaluatedTask(replace(task.data, train=rows), task.task)
+    protocol = get_protocol("strict", subsets="published", num_draws=1)
+    context = EvaluationContext(cache=cache, protocol=protocol, fractions=(0.01,))
+    (found,) = evaluate(encoders(1), task, context).scores
+    return found.details
 
 
 @pytest.mark.parametrize("name", ["cpsc2018", "csn"])
-def test_a_part_of_a_list_is_drawn_from_in_its_order(name):
+def test_absent_records_of_a_draw_are_named_in_the_log_and_in_the_result(name, cache, caplog):
     order = read_train_order(name)
-    part = order[5:305]
-    assert list(part) != sorted(part)
-    task = listed_task(name, sorted(part))
-    (rows,) = training_draws(task, 0.1, PUBLISHED, seed=0)
-    drawn = [task.records("train").record_ids[row] for row in rows]
-    assert drawn == [part[place] for place in published_subset(300, 0.1)]
+    drawn = [order[place] for place in published_subset(len(order), 0.01)]
+    gone = drawn[3:15]
+    details = probed_on(name, [record for record in order if record not in gone], cache)
+    assert details["num_train"] == [len(drawn) - 12]
+    assert details["absent_from_draw"] == {"records": 12, "first": gone[:10]}
+    assert any(f"12 of the {len(drawn)} records of the published draw" in line for line in caplog.messages)
+
+
+def test_a_complete_list_has_nothing_absent_to_report(cache):
+    details = probed_on("cpsc2018", sorted(read_train_order("cpsc2018")), cache)
+    assert details["num_train"] == [49]
+    assert "absent_from_draw" not in details
+
+
+def test_a_part_without_any_record_of_the_draw_is_refused():
+    order = read_train_order("csn")
+    drawn = {order[place] for place in published_subset(len(order), 0.01)}
+    task = listed_task("csn", "csn_exact", [record for record in order if record not in drawn][:300])
+    with pytest.raises(ValueError, match=r"None of the 165 records that 0.01 of the published training table"):
+        training_draws(task, 0.01, PUBLISHED, 0)
 
 
 def test_a_record_that_the_published_table_does_not_list_has_no_published_draw():
     names = [record for record, split in read_split_list("csn").items() if split == "train"][:50]
-    task = listed_task("csn", [*names, "JS99999"])
+    task = listed_task("csn", "csn_exact", [*names, "JS99999"])
     with pytest.raises(ValueError, match=r"'JS99999' of csn is not in the published.*split_of_others='leave_out'"):
         training_draws(task, 0.1, PUBLISHED, 0)
     assert len(training_draws(task, 0.1, STRICT, 0)) == 5

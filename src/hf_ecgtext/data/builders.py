@@ -189,6 +189,18 @@ class CodeTestBuilder(EcgSourceBuilder):
     SOURCE_NAME = "code_test"
 
 
+class Code15Builder(EcgSourceBuilder):
+    """See `SOURCE` of [`hf_ecgtext.data.sources.code15`] for the options."""
+
+    SOURCE_NAME = "code15"
+
+
+class SamiTropBuilder(EcgSourceBuilder):
+    """See `SOURCE` of [`hf_ecgtext.data.sources.sami_trop`] for the options."""
+
+    SOURCE_NAME = "sami_trop"
+
+
 def source_builder(
     name: str,
     location: str | Path,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from hf_ecgtext.data.ptb_xl_patients import same_patient
 from hf_ecgtext.errors import CheckpointError
 from hf_ecgtext.hub import LEDGER_FILES
 from hf_ecgtext.io import written_whole
@@ -55,7 +56,8 @@ class Overlap(NamedTuple):
     Args:
         keys (`list[str]`): Canonical key of every record, in order.
         trained (`np.ndarray` of shape `(num_records,)`): bool; the record was trained on.
-        patient_trained (`np.ndarray` of shape `(num_records,)`): bool; some record of its patient was.
+        patient_trained (`np.ndarray` of shape `(num_records,)`): bool; some record of its patient was. Recordings of
+            one patient of PTB-XL are known by their names too, whatever set they came with.
         validated (`np.ndarray` of shape `(num_records,)`): bool; the record was no training record, but among those
             that choose a checkpoint.
     """
@@ -130,7 +132,21 @@ class TrainingLedger:
         patients = patient_keys(name, dataset)
         has_patient = np.array([key is not None for key in patients], dtype=bool)
         patient_trained = _is_in(_hash_each([key or "" for key in patients]), self.trained_patients) & has_patient
+        patient_trained |= self._other_recordings_trained(keys)
         return Overlap(keys, trained, patient_trained, _is_in(hashes, self.validated_records) & ~trained)
+
+    def _other_recordings_trained(self, keys: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether a recording of the same patient was trained on, by the recordings' names.
+
+        Of a set that was packed again, neither the ledger nor the data need know the patients.
+        """
+        found = np.zeros(len(keys), dtype=bool)
+        relatives = {row: others for row, key in enumerate(keys) if (others := same_patient(key))}
+        if relatives:
+            rows = np.repeat(list(relatives), [len(others) for others in relatives.values()])
+            trained = _is_in(_hash_each(key for others in relatives.values() for key in others), self.trained_records)
+            found[rows[trained]] = True
+        return found
 
     def files(self) -> dict[str, bytes]:
         """`training_data.json`, for people, and `training_data.safetensors`, the hashes it vouches for, by name."""

@@ -119,6 +119,10 @@ def _prepared_place(data: str) -> str:
 
 def _open_prepared(place: str, streaming: bool, cache: Mapping[str, Any], options: Mapping[str, Any]) -> EcgData:
     manifest = read_manifest_at(place)
+    if manifest.name in source_names() and (
+        warning := source_class(manifest.name).warning_about(manifest.source_options)
+    ):
+        logger.warning("'%s': %s", place, warning)
     policy, options = _take_policy(options)
     _check_options(manifest, place, options)
     _check_cache_settings(cache, {"cache_dir"}, streaming)

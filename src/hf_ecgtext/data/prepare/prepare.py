@@ -20,6 +20,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from hf_ecgtext.data.prepare.equal_recordings import (
+    EQUAL_RECORDINGS_FILE,
+    HEADER,
+    count_equal_recordings,
+    equal_recordings_note,
+    find_equal_recordings,
+)
 from hf_ecgtext.data.prepare.plan import SPLITS, Plan, check_resumable, check_same, make_plan, sync_folder
 from hf_ecgtext.data.prepare.shard_pool import write_shards
 from hf_ecgtext.data.prepare.shard_writer import ShardJob, ShardNote, write_whole
@@ -206,6 +213,21 @@ def _finish(source: EcgSource, plan: Plan, out: Path) -> Manifest:
             f"remove '{out}'"
         )
     columns = label_columns_of(source)
+    written = {
+        split: [notes[job.name] for job in plan.jobs if job.split == split and notes[job.name].records]
+        for split in splits
+    }
+    equal = find_equal_recordings(
+        (
+            (split, out / shard.file, note.digests)
+            for split, published in splits.items()
+            for shard, note in zip(published, written[split], strict=True)
+        ),
+        columns,
+    )
+    about_equal = [equal_recordings_note(equal)] if equal else []
+    if uncompared := sum(not note.digests for of_split in written.values() for note in of_split):
+        about_equal.append(f"{uncompared:,} shards of an earlier version were not searched for equal recordings.")
     summary = {
         "splits": {
             split: summarize_split([out / shard.file for shard in of_split], columns)
@@ -213,7 +235,8 @@ def _finish(source: EcgSource, plan: Plan, out: Path) -> Manifest:
         },
         "left_out": len(plan.index.left_out),
         "skipped": len(skipped),
-        "notes": list(plan.index.notes),
+        "equal_recordings": count_equal_recordings(equal),
+        "notes": [*plan.index.notes, *about_equal],
         "records_per_shard": plan.settings["records_per_shard"],
         "order": plan.settings["order"],
     }
@@ -232,6 +255,8 @@ def _finish(source: EcgSource, plan: Plan, out: Path) -> Manifest:
     if plan.index.left_out:
         left_out = ((record, problem) for record, problem, _ in plan.index.left_out)
         files[LEFT_OUT_FILE] = _csv(("record", "reason"), left_out)
+    if equal:
+        files[EQUAL_RECORDINGS_FILE] = _csv(HEADER, (recording.csv_row() for recording in equal))
     files["README.md"] = prepared_card(source, summary)
     files[MANIFEST_FILE] = manifest.to_json()  # the last
     for name, text in files.items():

@@ -6,7 +6,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from hf_ecgtext.data.bad_records import is_unreadable
 from hf_ecgtext.data.files.tree import LocalTree
 from hf_ecgtext.data.prepare.card import open_writer
+from hf_ecgtext.data.prepare.equal_recordings import recording_digest
 from hf_ecgtext.data.sources.base import EcgSource
 from hf_ecgtext.data.store.manifest import ROWS_PER_GROUP
 from hf_ecgtext.data.store.schema import SAMPLE_DTYPES, rows_to_table
@@ -55,12 +56,14 @@ class ShardNote:
         records, num_bytes (`int`): Of the Parquet file; there is none where no record could be used.
         xxh3_128 (`str`): Of the file.
         skipped (`list[tuple[int, str, str, str]]`): Row in the source's order, record id, problem and fix.
+        digests (`list[str]`): Of each record; see [`~hf_ecgtext.data.prepare.equal_recordings.recording_digest`].
     """
 
     records: int
     num_bytes: int
     xxh3_128: str
     skipped: list[tuple[int, str, str, str]]
+    digests: list[str] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
         """Save it, whole or not at all."""
@@ -88,8 +91,8 @@ class _RowGroup:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def append(self, row: dict[str, Any]) -> None:
-        """Copy a row; its samples need not be kept."""
+    def append(self, row: dict[str, Any]) -> NDArray[np.uint8]:
+        """Copy a row, whose samples need not be kept; returns their bytes, until the group is written."""
         samples: NDArray[Any] = row["samples"]
         start, stop = self._ends[-1], self._ends[-1] + samples.nbytes
         if stop > len(self._buffer):
@@ -105,6 +108,7 @@ class _RowGroup:
         self._buffer[start:stop].view(SAMPLE_DTYPES[row["sample_type"]]).reshape(samples.shape)[...] = samples
         self._ends.append(stop)
         self._rows.append({**row, "samples": None})
+        return self._buffer[start:stop]
 
     def write(self, writer: pq.ParquetWriter) -> int:
         """Write the rows as one row group and forget them; returns how many they were."""
@@ -185,16 +189,17 @@ class ShardWriter:
 
     def _write_groups(self, path: Path, job: ShardJob, on_progress: Callable[[int], None]) -> ShardNote:
         skipped: list[tuple[int, str, str, str]] = []
+        digests: list[str] = []
         records = 0
         with _ChecksummedFile(path) as file:
             with open_writer(file, self.schema, self.compression) as writer:
                 for row in self._rows(job, skipped, on_progress):
-                    self._group.append(row)
+                    digests.append(recording_digest(row, self._group.append(row)))
                     if len(self._group) == ROWS_PER_GROUP:
                         records += self._group.write(writer)
                 records += self._group.write(writer)
             os.fsync(file.fileno())
-            return ShardNote(records, file.tell(), file.checksum.hexdigest(), skipped)
+            return ShardNote(records, file.tell(), file.checksum.hexdigest(), skipped, digests)
 
     def _rows(
         self, job: ShardJob, skipped: list[tuple[int, str, str, str]], on_progress: Callable[[int], None]

@@ -61,6 +61,8 @@ class EcgSource(ABC):
 
     Args:
         files ([`~hf_ecgtext.data.files.tree.FileTree`]): The download.
+        split_table (`str`, *optional*): Path of a table of records and splits that takes the place of the source's own,
+            for sources that take one; see [`~hf_ecgtext.data.sources.split_table.read_split_table`].
         options: As they are saved; see [`~hf_ecgtext.data.sources.options.current_options`].
     """
 
@@ -82,9 +84,11 @@ class EcgSource(ABC):
     is_cached: ClassVar[bool] = False
     """Whether the download goes through an Arrow cache unless it is asked to be read as it is."""
 
-    def __init__(self, files: FileTree, **options: Any):
+    def __init__(self, files: FileTree, *, split_table: str | None = None, **options: Any):
         self.files = files
-        self.options = options
+        self.split_table = split_table
+        # Without one, folders and revisions stay what they were before there was this option.
+        self.options = options if split_table is None else {**options, "split_table": split_table}
 
     @classmethod
     def revision(cls, version: str, options: Mapping[str, Any], fingerprint: str, counts: Mapping[str, int]) -> str:
@@ -99,6 +103,15 @@ class EcgSource(ABC):
         settings = "".join(f", {name} {value}" for name, value in options.items())
         sizes = " / ".join(f"{split} {count}" for split, count in counts.items())
         return f"{version}{settings}, {fingerprint[:16]}, {sizes} records"
+
+    @classmethod
+    def warning_about(cls, options: Mapping[str, Any]) -> str | None:
+        """What is wrong with folders that an earlier version of this library prepared, if anything is.
+
+        Args:
+            options (`Mapping[str, Any]`): As the folder's `prepared.json` records them.
+        """
+        return None
 
     @property
     @abstractmethod

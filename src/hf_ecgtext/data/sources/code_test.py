@@ -1,9 +1,13 @@
 """CODE-test (Ribeiro et al. 2020): 827 12-lead ECGs at 400 Hz, with the annotations of people and of a network.
 
 Its files are aligned by nothing but the row: tracing `i` of the HDF5 file is row `i` of every table. All must therefore
-have 827 rows. The unit is 0.1 mV (`1e-4 V`). Two orders of the augmented leads are documented for the same file (aVL,
-aVF, aVR by its own description, aVR, aVL, aVF by the code's), so that the signal decides: leads I and II determine the
-other limb leads.
+have 827 rows. The numbers are millivolts, although the description says `1e-4 V`: the median record's largest
+deflection is 3.51, and the R wave of lead II 1.48. Two orders of the augmented leads are documented for the same file
+(aVL, aVF, aVR by its own description, aVR, aVL, aVF by the code's), so that the signal decides: leads I and II
+determine the other limb leads.
+
+Source: ECGBench (github.com/vlbthambawita/ECGBench, `code_test.yaml`) for peak and R wave of the checksummed file;
+issue 3 of github.com/antonior92/automatic-ecg-diagnosis, where the author says that the network wants millivolts.
 """
 
 from __future__ import annotations
@@ -15,36 +19,31 @@ import tempfile
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import permutations
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from datasets import Features, List, Value
-from numpy.typing import NDArray
 
-from hf_ecgtext.data.bad_records import no_valid_sample
 from hf_ecgtext.data.files.tree import FileTree
-from hf_ecgtext.data.records import has_valid_sample
 from hf_ecgtext.data.sources.base import EcgSource, SourceIndex
+from hf_ecgtext.data.sources.code_tracings import (
+    CODE_CLASSES,
+    TRACINGS_DATASET,
+    check_code_options,
+    count_lead_orders,
+    decide_lead_names,
+    open_tracings,
+    tracing_to_row,
+)
+from hf_ecgtext.data.sources.peaks import peak_notes
 from hf_ecgtext.data.sources.tables import only_file_named
-from hf_ecgtext.data.store.schema import ecg_features, samples_to_row
+from hf_ecgtext.data.store.schema import ecg_features
 from hf_ecgtext.data.tasks import LabelTask
 from hf_ecgtext.errors import RecordError
-from hf_ecgtext.leads import STANDARD_LEADS
-from hf_ecgtext.limb_lead_order import AUGMENTED_LEADS, augmented_lead_permutations
 
-CODE_TEST_CLASSES: dict[str, str] = {
-    "1dAVb": "first-degree atrioventricular block",
-    "RBBB": "right bundle branch block",
-    "LBBB": "left bundle branch block",
-    "SB": "sinus bradycardia",
-    "AF": "atrial fibrillation",
-    "ST": "sinus tachycardia",
-}
-"""Class -> its name in words, in the order of the tables."""
+CODE_TEST_CLASSES = CODE_CLASSES
 
 OTHER_ANNOTATORS = (
     "cardiologist1",
@@ -57,21 +56,13 @@ OTHER_ANNOTATORS = (
 """Tables beside `gold_standard`; each becomes a column `labels_<annotator>`."""
 
 TRACINGS_FILE = "ecg_tracings.hdf5"
-TRACINGS_DATASET = "tracings"
 NUM_RECORDS = 827
-TRACINGS_SHAPE = (NUM_RECORDS, 4096, len(STANDARD_LEADS))  # (records, samples, leads)
-SAMPLING_RATE_HZ = 400.0
-UNITS_PER_MV = 10.0
-
-AUGMENTED_ORDERS = tuple(",".join(order) for order in permutations(AUGMENTED_LEADS))
-_FIRST_AUGMENTED = STANDARD_LEADS.index(AUGMENTED_LEADS[0])
-_FEWEST_DECIDED = 10
-_SMALLEST_SHARE = 0.95
-"""Of the records that decide, how many must say the same order; a record read with the wrong one almost never does."""
+_BLOCK = 64
 
 _WHERE = "Download data.zip from https://zenodo.org/records/3765780 and name it, or its folder."
 
 _LABEL_COLUMNS = ("labels", *(f"labels_{annotator}" for annotator in OTHER_ANNOTATORS))
+_ATTRIBUTES = (*_LABEL_COLUMNS[1:], "age", "sex")
 _INDEX_SCHEMA = pa.schema(
     {
         "record_id": pa.string(),
@@ -95,14 +86,16 @@ class CodeTest(EcgSource):
             `annotations`, in any folder.
         augmented_leads (`str`): `"auto"`: the fourth to sixth lead are what the signals say; or their names, such as
             `"aVL,aVF,aVR"`.
+        units_per_mv (`float`, defaults to 1): What the stored numbers are divided by. The description's `1e-4 V` would
+            be 10.
 
     Raises:
-        ValueError: If the option has another value.
+        ValueError: If an option has another value.
     """
 
     name = "code_test"
     title = "CODE-test"
-    version = "1.0.0"
+    version = "1.0.3"
     license_id = "cc-by-4.0"
     homepage = "https://zenodo.org/records/3765780"
     access = "Open to everybody, at Zenodo."
@@ -118,16 +111,30 @@ class CodeTest(EcgSource):
         "`labels_cardiologist1`, `labels_cardiologist2`, `labels_cardiology_residents`, `labels_emergency_residents`, "
         "`labels_medical_students` and `labels_dnn` are the other annotations, all 0/1 decisions. Tracings of 7 or 10 "
         "s are padded with zeros to 4,096 samples at 400 Hz and stored so; samples from `content_start` to "
-        "`content_end` (not included) are the recording. There is only a test split."
+        "`content_end` (not included) are the recording. There is only a test split.\n\n"
+        "**The unit is disputed.** The description says `1e-4 V`, which would make the signals ten times smaller: the "
+        "median record's largest deflection would be 0.35 mV. Taken as millivolts they give 3.5 mV, rather large, and "
+        "the authors ask for millivolts where they explain their network. So they are stored as millivolts "
+        "(`units_per_mv=1`; the median peak of the file is noted below). A scale that depends on each recording, such "
+        "as its own minimum and maximum, does not change; millivolts, plots and intervals do."
     )
 
-    def __init__(self, files: FileTree, *, augmented_leads: str = "auto"):
-        super().__init__(files, augmented_leads=augmented_leads)
-        if augmented_leads != "auto" and augmented_leads not in AUGMENTED_ORDERS:
-            known = ", ".join(f"'{order}'" for order in ("auto", *AUGMENTED_ORDERS))
-            raise ValueError(f"augmented_leads is '{augmented_leads}'; choose one of {known}.")
+    def __init__(self, files: FileTree, *, augmented_leads: str = "auto", units_per_mv: float = 1.0):
+        super().__init__(files, augmented_leads=augmented_leads, units_per_mv=units_per_mv)
+        check_code_options(augmented_leads, units_per_mv)
         self.augmented_leads = augmented_leads
+        self.units_per_mv = units_per_mv
         self._scratch: Path | None = None
+
+    @classmethod
+    def warning_about(cls, options: Mapping[str, Any]) -> str | None:
+        """See [`EcgSource`]."""
+        if "units_per_mv" in options:
+            return None
+        return (
+            "it was prepared by a version that took CODE-test's numbers for 0.1 mV: its signals are a tenth of what "
+            "they should be. Prepare it again."
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_scratch": None}  # every process copies the file for itself where it must
@@ -158,9 +165,8 @@ class CodeTest(EcgSource):
             for column, annotator in zip(_LABEL_COLUMNS, ("gold_standard", *OTHER_ANNOTATORS), strict=True)
         }
         people = read_attributes(*self._table(paths, "attributes.csv"))
-        with open_tracings(self._local(tracings), f"{self.files.location}/{tracings}") as dataset:
-            order, notes = self._decide_leads(dataset)
-        leads = (*STANDARD_LEADS[:_FIRST_AUGMENTED], *order, *STANDARD_LEADS[_FIRST_AUGMENTED + len(order) :])
+        with self._open(self._local(tracings), tracings) as opened:
+            leads, notes = self._decide_leads(opened[TRACINGS_DATASET])
         entries = [
             {
                 "record_id": f"{row:03d}",
@@ -186,18 +192,24 @@ class CodeTest(EcgSource):
         if not entries:
             return
         path = str(entries[0]["path"])
-        with open_tracings(self._local(path), f"{self.files.location}/{path}") as dataset:
+        with self._open(self._local(path), path) as opened:
             for entry in entries:
                 try:
-                    yield _row(entry, dataset)
+                    yield self._row(entry, opened)
                 except RecordError as error:
                     yield error
 
     def decode(self, entry: Mapping[str, Any], contents: Mapping[str, bytes]) -> dict[str, Any]:
         """See [`EcgSource`]."""
         path = str(entry["path"])
-        with open_tracings(io.BytesIO(contents[path]), f"{self.files.location}/{path}") as dataset:
-            return _row(entry, dataset)
+        with self._open(io.BytesIO(contents[path]), path) as opened:
+            return self._row(entry, opened)
+
+    def _open(self, file: Path | io.BytesIO, path: str) -> AbstractContextManager[Any]:
+        return open_tracings(file, f"{self.files.location}/{path}", NUM_RECORDS, _WHERE)
+
+    def _row(self, entry: Mapping[str, Any], opened: Any) -> dict[str, Any]:
+        return tracing_to_row(entry, opened[TRACINGS_DATASET], self.units_per_mv, _ATTRIBUTES, _WHERE)
 
     def _local(self, path: str) -> Path:
         if self._scratch is None:
@@ -212,116 +224,22 @@ class CodeTest(EcgSource):
         path = self._find(paths, file_name)
         return self.files.read(path), f"{self.files.location}/{path}"
 
-    def _decide_leads(self, dataset: Any) -> tuple[tuple[str, ...], list[str]]:
-        """The augmented leads in the order of the file, and what the user should know about it."""
-        votes, median_peak_mv = count_lead_orders(dataset)
-        num_decided = votes.total()
-        ranking = "; ".join(f"{', '.join(order)}: {count}" for order, count in votes.most_common())
-        found = f"{num_decided} of {NUM_RECORDS} records decide the order of the augmented leads ({ranking or 'none'})"
-        notes = [f"The median record's largest deflection is {median_peak_mv:.3g} mV."]
-        if self.augmented_leads != "auto":
-            order = tuple(self.augmented_leads.split(","))
-            return order, [*notes, f"The augmented leads are {', '.join(order)} as the option says; {found}."]
-        if num_decided < _FEWEST_DECIDED or votes.most_common(1)[0][1] < _SMALLEST_SHARE * num_decided:
-            raise ValueError(
-                f"The signals of {TRACINGS_FILE} do not say which lead is which: {found}. Download the file again, or "
-                f"give the order as augmented_leads='aVL,aVF,aVR'."
-            )
-        order = votes.most_common(1)[0][0]
-        return order, [*notes, f"The augmented leads are {', '.join(order)}: {found}."]
-
-
-@contextmanager
-def open_tracings(file: Path | io.BytesIO, location: str) -> Iterator[Any]:
-    """The dataset of the tracings, opened and checked.
-
-    Args:
-        file (`Path` or `io.BytesIO`): The HDF5 file.
-        location (`str`): What messages call it.
-
-    Raises:
-        ImportError: If h5py is not installed.
-        ValueError: If the file is damaged, or holds no dataset `tracings` of 827 x 4096 x 12 numbers.
-    """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError('Reading CODE-test needs h5py: pip install "hf-ecgtext[code-test]".') from error
-    try:
-        opened = h5py.File(file, "r")
-    except OSError as error:
-        raise ValueError(f"{location} cannot be read as HDF5 ({error}). {_WHERE}") from error
-    with opened:
-        dataset = opened.get(TRACINGS_DATASET)
-        shape, dtype = getattr(dataset, "shape", None), getattr(dataset, "dtype", None)
-        if shape != TRACINGS_SHAPE or dtype is None or dtype.kind != "f":
-            raise ValueError(
-                f"{location} holds '{TRACINGS_DATASET}' of shape {shape} and type {dtype}; expected "
-                f"{TRACINGS_SHAPE} floating point numbers. {_WHERE}"
-            )
-        yield dataset
-
-
-def count_lead_orders(dataset: Any) -> tuple[Counter[tuple[str, ...]], float]:
-    """How many records say which order of the augmented leads, by Goldberger's identities.
-
-    Args:
-        dataset (`h5py.Dataset` of shape `(827, 4096, 12)`): In units of 0.1 mV.
-
-    Returns:
-        `tuple` of the counts, without the records that decide nothing, and the median over the records of their
-        largest deflection in mV.
-
-    Raises:
-        ValueError: If the file is damaged.
-    """
-    votes: Counter[tuple[str, ...]] = Counter()
-    peaks: list[float] = []
-    block = 64
-    for start in range(0, NUM_RECORDS, block):
-        try:
-            signals = (
-                dataset[start : start + block].transpose(0, 2, 1) / UNITS_PER_MV
-            )  # (block, num_leads, num_samples)
-        except OSError as error:
-            raise ValueError(f"{TRACINGS_FILE} is damaged at row {start} or after it ({error}). {_WHERE}") from error
-        signals = signals[np.isfinite(signals).all(axis=(1, 2))]
-        peaks.extend(peak for peak in np.abs(signals).max(axis=(1, 2)).tolist() if peak)
-        rows, orders, decided = augmented_lead_permutations(signals, STANDARD_LEADS)
-        votes.update(tuple(STANDARD_LEADS[row] for row in rows[order]) for order in orders[decided])
-    return votes, float(np.median(peaks)) if peaks else float("nan")
-
-
-def _row(entry: Mapping[str, Any], dataset: Any) -> dict[str, Any]:
-    record = str(entry["record_id"])
-    try:
-        units: NDArray[np.floating] = dataset[entry["row"]]  # (num_samples, num_leads)
-    except OSError as error:
-        raise RecordError(record, f"its row of {TRACINGS_FILE} cannot be read ({error}).", _WHERE) from error
-    if np.isinf(units).any():
-        raise RecordError(record, "its tracing holds infinite values.", _WHERE)
-    content = np.flatnonzero((units != 0).any(axis=1))
-    if not content.size:
-        raise RecordError(record, "its tracing holds nothing but zeros.", _WHERE)
-    if not has_valid_sample(units[content[0] : content[-1] + 1]):  # the zeros around it are padding
-        raise no_valid_sample(record)
-    millivolts = (units.T.astype(np.float64) / UNITS_PER_MV).astype(np.float32)
-    return samples_to_row(
-        np.ascontiguousarray(millivolts),
-        np.ones(len(millivolts)),
-        np.zeros(len(millivolts), dtype=np.int32),
-        record_id=record,
-        patient_id=entry["patient_id"],
-        sampling_rate_hz=SAMPLING_RATE_HZ,
-        lead_names=entry["lead_names"],
-        report=None,
-        labels=entry["labels"],
-        attributes={
-            **{name: entry[name] for name in (*_LABEL_COLUMNS[1:], "age", "sex")},
-            "content_start": int(content[0]),
-            "content_end": int(content[-1]) + 1,
-        },
-    )
+    def _decide_leads(self, tracings: Any) -> tuple[tuple[str, ...], list[str]]:
+        """The leads in the order of the file, and what the user should know about them and the unit."""
+        votes: Counter[tuple[str, ...]] = Counter()
+        peaks_mv: list[float] = []
+        for start in range(0, NUM_RECORDS, _BLOCK):
+            try:
+                signals = tracings[start : start + _BLOCK].transpose(0, 2, 1) / self.units_per_mv
+            except OSError as error:
+                raise ValueError(
+                    f"{TRACINGS_FILE} is damaged at row {start} or after it ({error}). {_WHERE}"
+                ) from error
+            of_block, peaks_of_block = count_lead_orders(signals)
+            votes.update(of_block)
+            peaks_mv += peaks_of_block
+        leads, note = decide_lead_names(votes, self.augmented_leads, NUM_RECORDS, TRACINGS_FILE)
+        return leads, [*peak_notes(peaks_mv, "Read the file with another units_per_mv."), note]
 
 
 def read_annotations(content: bytes, location: str) -> list[list[str]]:

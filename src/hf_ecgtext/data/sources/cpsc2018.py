@@ -1,7 +1,8 @@
 """CPSC2018 (Liu et al. 2018): 6,877 12-lead ECGs with nine classes, as published and as PhysioNet copied it.
 
 The native files hold millivolts as float64 and are stored as float32; PhysioNet's copy (`cpsc_2018` of the challenges
-of 2020 and 2021) rounds them to 1 uV and is stored as int16. Both give the same columns.
+of 2020 and 2021) rounds them to 1 uV and is stored as int16. Both give the same columns. The native files come as
+`TrainingSet1.zip`, `TrainingSet2.zip` and `TrainingSet3.zip` beside `REFERENCE.csv`, and are read so.
 """
 
 from __future__ import annotations
@@ -13,12 +14,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from datasets import Features, List, Value
 
-from hf_ecgtext.data.files.tree import FileTree
+from hf_ecgtext.data.files.archives import open_archive
+from hf_ecgtext.data.files.joined import JoinedTree
+from hf_ecgtext.data.files.tree import FileTree, LocalTree
+from hf_ecgtext.data.sources.ages import known_age
 from hf_ecgtext.data.sources.base import SkippedRecord, SourceIndex, WfdbSource
 from hf_ecgtext.data.sources.merl_splits import check_split_of_others, split_by_list
+from hf_ecgtext.data.sources.peaks import peak_notes
+from hf_ecgtext.data.sources.snomed import tidy_codes
+from hf_ecgtext.data.sources.split_table import with_split_table
 from hf_ecgtext.data.sources.tables import check_rows, files_named, records_by_name
 from hf_ecgtext.data.store.schema import ecg_features, record_to_row
 from hf_ecgtext.data.tasks import LabelTask
@@ -40,7 +48,8 @@ CPSC2018_CLASSES: dict[str, str] = {
 }
 """Class -> its name in words, in the order of the numbers 1 to 9 of `REFERENCE.csv`.
 
-Source: http://2018.icbeb.org/Challenge.html for the nine classes; the short names are those of MERL's tables.
+Source: the challenge's page (2018.icbeb.org, which is gone) for the nine classes; the short names are those of MERL's
+tables.
 """
 
 CLASS_OF_SNOMED: dict[str, str] = {
@@ -68,10 +77,15 @@ _RECORD_FILE = re.compile(r"(A\d{4})\.(?:mat|hea)")
 _HEADER = re.compile(r"A\d{4}\.hea")
 _TABLE = "REFERENCE.csv"
 _TABLE_COLUMNS = ["Recording", "First_label", "Second_label", "Third_label"]
+_TRAINING_SET = re.compile(r"TrainingSet\d*\.zip", re.ASCII | re.IGNORECASE)
+_PHYSIONET = "https://physionet.org/content/challenge-2021/1.0.3/"
 _WHERE = (
-    "Download the training sets and REFERENCE.csv from http://2018.icbeb.org/Challenge.html, or the folder cpsc_2018 "
-    "of https://physionet.org/content/challenge-2021/."
+    "Download REFERENCE.csv, TrainingSet1.zip, TrainingSet2.zip and TrainingSet3.zip from "
+    "http://hhbucket.oss-cn-hongkong.aliyuncs.com into one folder and name that folder; or the folder "
+    f"training/cpsc_2018 of {_PHYSIONET}."
 )
+_RECORDS_MEASURED = 32
+_AGE_OVER_89 = 92  # of PhysioNet's copy
 
 _INDEX_SCHEMA = pa.schema(
     {
@@ -89,11 +103,14 @@ class Cpsc2018(WfdbSource):
     """CPSC2018's training set from its own files or from PhysioNet's copy.
 
     Args:
-        files ([`~hf_ecgtext.data.files.tree.FileTree`]): The download.
+        files ([`~hf_ecgtext.data.files.tree.FileTree`]): The download; training sets that are archives in a folder need
+            not be unpacked.
         layout (`str`): `"native"` (`REFERENCE.csv` and MATLAB files), `"physionet"` (`A0001.hea` beside `A0001.mat`),
             or `"auto"`: whichever is there.
         split_of_others (`str`): `"leave_out"`, or `"train"` for records outside the published splits; they name all
             6,877.
+        split_table (`str`, *optional*): Path of a csv file of records and splits, in place of the splits above; see
+            [`~hf_ecgtext.data.sources.split_table.read_split_table`].
 
     Raises:
         ValueError: If an option has another value.
@@ -103,8 +120,12 @@ class Cpsc2018(WfdbSource):
     title = "CPSC2018"
     version = "training set"
     license_id = "cc-by-4.0"
-    homepage = "http://2018.icbeb.org/Challenge.html"
-    access = "Open to everybody, at the challenge's site or as folder cpsc_2018 of PhysioNet's challenge-2021."
+    homepage = _PHYSIONET
+    access = (
+        "Open to everybody, as folder training/cpsc_2018 of PhysioNet's challenge-2021 or challenge-2020. The site of "
+        "the challenge is gone; its files are at http://hhbucket.oss-cn-hongkong.aliyuncs.com (TrainingSet1.zip to "
+        "TrainingSet3.zip and REFERENCE.csv)."
+    )
     citation = """@article{liu2018cpsc,
   author = {Liu, Feifei and Liu, Chengyu and Zhao, Lina and Zhang, Xiangyu and Wu, Xiaoling and Xu, Xiaoyan and
             Liu, Yulin and Ma, Caiyun and Wei, Shoushui and He, Zhiqiang and Li, Jianqing and Kwee, Eddie Ng Yin},
@@ -118,12 +139,25 @@ class Cpsc2018(WfdbSource):
         "of PhysioNet's copy, `labels_cpsc2018` the challenge's nine classes; a record has one to three. The splits "
         "are those of MERL (70:10:20 = 4,950, 551 and 1,376 records), by record name. No patient ids are published: "
         "`patient_id` repeats the record id, so that two records of one patient cannot be recognised. Records are 6 to "
-        "60 s long by the challenge's description, at 500 Hz."
+        "144 s long (27 of them longer than the 60 s of the challenge's description), at 500 Hz. `age` is empty where "
+        "PhysioNet's copy says -1 (unknown) or 92, which stands there for everybody over 89."
     )
     signal_suffix = ".mat"
 
-    def __init__(self, files: FileTree, *, layout: str = "auto", split_of_others: str = "leave_out"):
-        super().__init__(files, layout=layout, split_of_others=check_split_of_others(split_of_others))
+    def __init__(
+        self,
+        files: FileTree,
+        *,
+        layout: str = "auto",
+        split_of_others: str = "leave_out",
+        split_table: str | None = None,
+    ):
+        super().__init__(
+            _with_training_sets(files),
+            layout=layout,
+            split_of_others=check_split_of_others(split_of_others),
+            split_table=split_table,
+        )
         if layout not in LAYOUTS:
             raise ValueError(f"layout is '{layout}'; choose one of {', '.join(LAYOUTS)}.")
         self.layout = layout
@@ -153,6 +187,8 @@ class Cpsc2018(WfdbSource):
             unlabelled: list[SkippedRecord] = []
         else:
             classes = self._read_tables(tables)
+            if not found:
+                raise FileNotFoundError(f"{self.files.location} holds {_TABLE} and not one recording. {_WHERE}")
             folder = tables[0].rpartition("/")[0]
             entries = [
                 # A record of the table that is not there is reported when it is read.
@@ -163,9 +199,19 @@ class Cpsc2018(WfdbSource):
         kept, left_out = split_by_list(
             self.name,
             ({**entry, "layout": layout, "patient_id": entry["record_id"]} for entry in entries),
-            self.split_of_others,
+            "train" if self.split_table else self.split_of_others,  # a table may name any record
         )
-        return SourceIndex(pa.Table.from_pylist(kept, schema=_INDEX_SCHEMA), [*unlabelled, *left_out], notes)
+        if layout == "native":
+            there = [entry for entry in kept if entry["record_id"] in found]
+            notes += peak_notes(self._peaks_mv(there), "Check that these are CPSC2018's own files.")
+        index = SourceIndex(pa.Table.from_pylist(kept, schema=_INDEX_SCHEMA), [*unlabelled, *left_out], notes)
+        return with_split_table(index, self)
+
+    def _peaks_mv(self, entries: Sequence[Mapping[str, Any]]) -> list[float]:
+        """The largest deflections of some records from all over the table, without those that cannot be read."""
+        rows = self.read(entries[:: max(1, len(entries) // _RECORDS_MEASURED)])
+        peaks = (float(np.nanmax(np.abs(row["samples"]))) for row in rows if not isinstance(row, RecordError))
+        return [peak for peak in peaks if peak > 0]
 
     def files_of(self, entry: Mapping[str, Any]) -> tuple[str, ...]:
         """See [`EcgSource`]."""
@@ -189,7 +235,10 @@ class Cpsc2018(WfdbSource):
         self, entry: Mapping[str, Any], header: WfdbHeader
     ) -> tuple[str | None, Sequence[str], dict[str, Any]]:
         """See [`WfdbSource`]."""
-        codes, _, attributes = interpret_comments(header.comments)
+        spelled, _, attributes = interpret_comments(header.comments)
+        codes = tidy_codes(spelled)
+        if attributes.get("age") == _AGE_OVER_89:
+            del attributes["age"]
         unknown = [code for code in codes if code not in CLASS_OF_SNOMED]
         if unknown or not codes:
             raise RecordError(
@@ -204,7 +253,7 @@ class Cpsc2018(WfdbSource):
 
     @staticmethod
     def _attributes(classes: Sequence[str], described: Mapping[str, Any]) -> dict[str, Any]:
-        return {"labels_cpsc2018": list(classes), "age": described.get("age"), "sex": described.get("sex")}
+        return {"labels_cpsc2018": list(classes), "age": known_age(described.get("age")), "sex": described.get("sex")}
 
     def _layout(self, has_table: bool, has_headers: bool) -> str:
         if self.layout == "native" and not has_table:
@@ -234,6 +283,23 @@ class Cpsc2018(WfdbSource):
                         f"({joined[record]} and {classes}). Keep the one that came with the recordings."
                     )
         return dict(sorted(joined.items()))
+
+
+def _with_training_sets(files: FileTree) -> FileTree:
+    """The folder with the training sets in it that were not unpacked."""
+    if not isinstance(files, LocalTree):
+        return files
+    paths = files.list_files()
+    names = {path.rpartition("/")[2] for path in paths}
+    archives: dict[str, FileTree] = {}
+    for path in paths:
+        if _TRAINING_SET.fullmatch(path.rpartition("/")[2]) is None:
+            continue
+        archive = open_archive(files.folder / path)
+        inside = {member.rpartition("/")[2] for member in archive.list_files()}
+        if not {name for name in inside if _RECORD_FILE.fullmatch(name)} <= names:  # else it has been unpacked
+            archives[path] = archive
+    return JoinedTree(files, archives) if archives else files
 
 
 def read_reference(content: bytes, location: str) -> dict[str, list[str]]:

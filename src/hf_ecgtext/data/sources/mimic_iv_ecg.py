@@ -16,6 +16,7 @@ from hf_ecgtext.data.records import INVALID_SAMPLE
 from hf_ecgtext.data.report_cleaning import clean_mimic_report
 from hf_ecgtext.data.sources.base import SkippedRecord, SourceIndex, WfdbSource
 from hf_ecgtext.data.sources.options import skips_missing
+from hf_ecgtext.data.sources.split_table import with_split_table
 from hf_ecgtext.data.sources.tables import check_ids, check_paths, keep_present, read_csv_columns, rows_of
 from hf_ecgtext.data.store.schema import ecg_features
 from hf_ecgtext.data.subsets import split_of
@@ -55,6 +56,7 @@ _MEASUREMENT_COLUMNS = {
     **dict.fromkeys((*TIMES_MS, *AXES_DEG), pa.int64()),
 }
 _NOTE_COLUMNS = {"study_id": pa.int64(), "note_id": pa.string()}
+_DEMO_RECORDS = 659
 _LIMIT_MS = 10_000
 _LIMIT_DEG = 360
 
@@ -68,18 +70,25 @@ class MimicIvEcg(WfdbSource):
     Args:
         files ([`~hf_ecgtext.data.files.tree.FileTree`]): The download: the tables, and the folder `files`; they may lie
             in a folder below, as in PhysioNet's archives.
-        min_words (`int`, defaults to 4): Leave out records whose cleaned report has fewer words. 4 is the rule of MERL
-            and DERI, which keeps 771,693 records; 1 leaves out empty reports only, as C-MELT does; 0 keeps all.
-        drop_nan (`bool`, defaults to `False`): Skip records with missing samples, as C-MELT does, instead of storing
-            them; the processor repairs them.
+        min_words (`int`, defaults to 4): Leave out records whose report has fewer words, counted as MERL counts them:
+            of the joined statements without the ornaments at both ends. 4 is the rule of MERL and DERI, of whom MERL
+            states 771,693 records; 1 leaves out the one empty report only; 0 keeps all.
+        drop_nan (`bool`, defaults to `False`): Skip the 10,554 records with missing samples instead of storing them;
+            the processor repairs them. With `min_words=1`, C-MELT's description, 789,480 records remain by public
+            counts, not the 779,891 that its paper states; nobody has said which others it leaves out.
         validation_fraction, test_fraction (`float`, defaults to 0.01): Shares of the subjects. The references hold out
             2 % of the records for validation, patients shared with training, and have no test split.
         split_seed (`int`, defaults to 0): Another seed draws other subjects.
         missing (`str`, defaults to `"raise"`): `"skip"` leaves out the records whose files are not there, for a partial
             download; the folder `files` is listed once for that. With `"raise"`, such a record is a fault.
+        split_table (`str`, *optional*): Path of a csv file of records and splits, in place of the draw: ECG-FM's
+            `meta_split.csv`, Ext-ICD's `records_w_diag_icd10.csv`, or one's own; see
+            [`~hf_ecgtext.data.sources.split_table.read_split_table`].
+
+    The open demo (mimic-iv-ecg-demo 0.1, 659 records) comes without reports and is read without.
 
     Source: https://physionet.org/content/mimic-iv-ecg/1.0/; the rules are those of MERL's pre-processing notebook and
-    of C-MELT's appendix.
+    of C-MELT's appendix; ECGBench (github.com/vlbthambawita/ECGBench) for the counts of missing samples and reports.
     """
 
     name = "mimic_iv_ecg"
@@ -120,6 +129,7 @@ Train, validation and test are drawn by a hash of the subject: no subject is in 
         test_fraction: float = 0.01,
         split_seed: int = 0,
         missing: str = "raise",
+        split_table: str | None = None,
     ):
         if min_words < 0:
             raise ValueError(f"min_words must be 0 or more, not {min_words}.")
@@ -136,6 +146,7 @@ Train, validation and test are drawn by a hash of the subject: no subject is in 
             test_fraction=test_fraction,
             split_seed=split_seed,
             only_present=skips_missing(missing),
+            split_table=split_table,
         )
 
     @property
@@ -150,10 +161,13 @@ Train, validation and test are drawn by a hash of the subject: no subject is in 
     def index(self) -> SourceIndex:
         """See [`~hf_ecgtext.data.sources.base.EcgSource`]; records are in the order of `record_list.csv`."""
         records = self._table(RECORDS_FILE, _RECORD_COLUMNS)
-        machine = self._table(MEASUREMENTS_FILE, _MEASUREMENT_COLUMNS)
         check_paths(records.column("path"), RECORDS_FILE)
         left_out: list[SkippedRecord] = []
         notes: list[str] = []
+        machine = self._measurements(records, notes)
+        min_words = self.options["min_words"] if machine is not None else 0
+        if machine is None:
+            machine = _no_measurements(records)
 
         rows = rows_of(machine.column("study_id"), records.column("study_id"))
         left_out += _without_partner(records.filter(rows < 0), MEASUREMENTS_FILE)
@@ -181,9 +195,9 @@ Train, validation and test are drawn by a hash of the subject: no subject is in 
                 **{name: _possible(machine.column(name), -_LIMIT_DEG, _LIMIT_DEG) for name in AXES_DEG},
             }
         )
-        is_long = num_words >= self.options["min_words"]
+        is_long = num_words >= min_words
         left_out += [
-            SkippedRecord(study, f"its report has {words} words, fewer than min_words={self.options['min_words']}.")
+            SkippedRecord(study, f"its report has {words} words, fewer than min_words={min_words}.")
             for study, words in zip(
                 table.column("record_id").filter(~is_long).to_pylist(), num_words[~is_long].tolist(), strict=True
             )
@@ -191,7 +205,7 @@ Train, validation and test are drawn by a hash of the subject: no subject is in 
         table = table.filter(is_long)
         if self.options["only_present"]:
             table = keep_present(table, self.files, "files", self.signal_suffix, notes)
-        return SourceIndex(table.combine_chunks(), left_out, notes)
+        return with_split_table(SourceIndex(table.combine_chunks(), left_out, notes), self)
 
     def describe(
         self, entry: Mapping[str, Any], header: WfdbHeader
@@ -217,6 +231,17 @@ Train, validation and test are drawn by a hash of the subject: no subject is in 
                 "Set drop_nan=false to keep such records; the processor repairs them.",
             )
         return row
+
+    def _measurements(self, records: pa.Table, notes: list[str]) -> pa.Table | None:
+        """The table of reports and measurements, or `None` where the download rightly has none."""
+        is_small = len(records) < _DEMO_RECORDS and not self.files.exists(NOTES_FILE)  # a part of the demo
+        if self.files.exists(MEASUREMENTS_FILE) or not (len(records) == _DEMO_RECORDS or is_small):
+            return self._table(MEASUREMENTS_FILE, _MEASUREMENT_COLUMNS)
+        notes.append(
+            f"There is no {MEASUREMENTS_FILE}, as in the open demo, which is read without reports and measurements: it "
+            "can be encoded and split, but nothing can be trained on its texts."
+        )
+        return None
 
     def _table(self, name: str, columns: Mapping[str, pa.DataType]) -> pa.Table:
         table = read_csv_columns(self.files, name, columns, self.homepage, self.version)
@@ -246,6 +271,17 @@ Train, validation and test are drawn by a hash of the subject: no subject is in 
 SOURCE = MimicIvEcg
 
 
+def _no_measurements(records: pa.Table) -> pa.Table:
+    """The table of reports and measurements, of which nothing is known."""
+    known = ("subject_id", "study_id")
+    return pa.table(
+        {
+            name: records.column(name) if name in known else pa.chunked_array([pa.nulls(len(records), kind)])
+            for name, kind in _MEASUREMENT_COLUMNS.items()
+        }
+    )
+
+
 def _without_partner(rows: pa.Table, other_table: str) -> list[SkippedRecord]:
     return [
         SkippedRecord(str(study), f"{other_table} has no row of this study_id.")
@@ -264,7 +300,7 @@ def _check_same_subject(records: pa.Table, machine: pa.Table) -> None:
 
 
 def _join_reports(machine: pa.Table) -> tuple[pa.Array, pa.Array, NDArray[np.int64]]:
-    """The reports as they are, the cleaned ones, and the words of each cleaned one."""
+    """The reports as they are, the cleaned ones, and the words of each as MERL counts them."""
     columns = [machine.column(name) for name in _REPORTS]
     # Arrow's join (26.0) drops the rows whose cells are all null instead of making them empty: those get a cell.
     is_empty = pc.equal(pc.coalesce(*columns, pa.scalar("")), "")
@@ -274,7 +310,8 @@ def _join_reports(machine: pa.Table) -> tuple[pa.Array, pa.Array, NDArray[np.int
     encoded = joined.combine_chunks().dictionary_encode()
     texts = encoded.dictionary.to_pylist()
     cleaned = [clean_mimic_report(text) for text in texts]
-    num_words = np.array([len(text.split()) for text in cleaned], dtype=np.int64)
+    # MERL strips these characters at both ends and counts what is left, ornaments inside the text among the words.
+    num_words = np.array([len(text.strip(" *").strip("=-").split()) for text in texts], dtype=np.int64)
     return (
         pa.array([text or None for text in texts], pa.string()).take(encoded.indices),
         pa.array([text or None for text in cleaned], pa.string()).take(encoded.indices),

@@ -4,8 +4,8 @@ The few parts of the MATLAB 5 format that these files use are parsed here, becau
 whole process with a segmentation fault on damaged files: on 3 of 52 with one to three changed bytes. Here every length
 is checked before it is believed.
 
-Source: "MAT-File Format" (MathWorks) for the format; http://2018.icbeb.org/Challenge.html for 12 leads at 500 Hz. That
-`data` is in mV was checked on the files themselves.
+Source: "MAT-File Format" (MathWorks) for the format; the challenge's page (2018.icbeb.org, which is gone) for 12 leads
+at 500 Hz. That `data` is in mV was checked on the files themselves.
 """
 
 from __future__ import annotations

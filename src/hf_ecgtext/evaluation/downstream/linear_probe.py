@@ -8,15 +8,16 @@ records. The published probes are in `published_probe`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_ecgtext.data.sources.merl_splits import SPLIT_LISTS, read_train_order
+from hf_ecgtext.data.sources.merl_splits import published_list, read_train_order
 from hf_ecgtext.data.subsets import published_subset, stratified_subsets
 from hf_ecgtext.data.tasks import SPLITS
 from hf_ecgtext.evaluation.context import EvaluatedTask, EvaluationContext, EvaluationOutcome, scores_of_test
@@ -26,9 +27,14 @@ from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.evaluation.statistics.logistic_regression import fit_probe
 from hf_ecgtext.evaluation.statistics.published_probe import RECIPES, UPPER_BOUND, ProbeRecipe, train_published_probe
 
+logger = logging.getLogger(__name__)
+
 _COLUMNS_BY_POSITION = {"ptbxl_sub": {"ISC": "AVB", "AVB": "RAO/RAE", "RAO/RAE": "ISC"}}
 """Task -> class -> the class whose column of the published training table stands where this one's stands in the
 published validation and test tables (defect 19)."""
+
+_SHOWN = 10
+"""Absent records that are named; all are counted."""
 
 _PENALTY_UPPER_BOUND = "The strength was chosen by AUROC on the test split itself: an upper bound, not an estimate."
 
@@ -92,7 +98,7 @@ def evaluate(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext)
             probed = _published_runs(members, targets, draws, RECIPES[protocol.probe_solver], context)
         for settings, details, found in probed:
             settings = {"fraction": float(fraction), "solver": protocol.probe_solver, **settings}
-            details = {**_about_draws(targets, draws, task, protocol), **details}
+            details = {**_about_draws(targets, draws, task, protocol, float(fraction)), **details}
             test, validation = (np.stack([getattr(run, split) for run in found]) for split in ("test", "validation"))
             scores.append(
                 scores_of_test(
@@ -107,9 +113,9 @@ def training_draws(
 ) -> tuple[NDArray[np.int64], ...]:
     """Which rows of `task.records("train")` each probe learns from.
 
-    Of the whole split there is one draw, all of it. The published draw depends on the order of the published table:
-    for CPSC2018 and CSN that of MERL's lists, of which the data may hold a part; for all other data ascending record
-    ids, as for PTB-XL.
+    Of the whole split there is one draw, all of it. The published draw is made from the published table, in its order,
+    and of it those records are learnt from that are here, so that a record's absence changes nothing else. Data without
+    a published table are drawn from in the order of record ids.
 
     Args:
         task ([`EvaluatedTask`]): What is drawn from.
@@ -126,13 +132,15 @@ def training_draws(
     num_records = len(task.records("train"))
     if fraction == 1:
         return (np.arange(num_records),)
+    if _has_published_draw(task, fraction, protocol):
+        return (_published_draw(task, fraction).rows,)
     if int(num_records * fraction) == 0:
         raise ValueError(
             f"{fraction:g} of the {num_records} training records of '{task.name}' is none. Ask for a fraction of at "
             f"least {1 / num_records:.2g}."
         )
     if protocol.subsets == "published":
-        return (_published_order(task)[published_subset(num_records, fraction)],)
+        return (published_subset(num_records, fraction),)
     return _stratified_draws(task, fraction, protocol.num_draws, seed)
 
 
@@ -144,20 +152,46 @@ def _stratified_draws(task: EvaluatedTask, fraction: float, draws: int, seed: in
     return tuple(subset.indices for subset in subsets)
 
 
-def _published_order(task: EvaluatedTask) -> NDArray[np.int64]:
-    """Rows of `task.records("train")` in the order of the published table."""
-    record_ids = task.records("train").record_ids
-    if task.data.name not in SPLIT_LISTS:
-        return np.arange(len(record_ids))
-    place = {record_id: number for number, record_id in enumerate(read_train_order(task.data.name))}
-    for record_id in record_ids:
-        if record_id not in place:
-            raise ValueError(
-                f"Training record '{record_id}' of {task.data.name} is not in the published training table, so that "
-                "there is no published draw. Open the data with split_of_others='leave_out', or use the switch "
-                "subsets='stratified'."
-            )
-    return np.argsort(np.array([place[record_id] for record_id in record_ids]))
+def _has_published_draw(task: EvaluatedTask, fraction: float, protocol: EvaluationProtocol) -> bool:
+    return protocol.subsets == "published" and fraction < 1 and published_list(task.data.name, task.name) is not None
+
+
+class _PublishedDraw(NamedTuple):
+    """Rows of `task.records("train")` in the order drawn, and the records of the draw that are not among them."""
+
+    rows: NDArray[np.int64]
+    absent: tuple[str, ...]
+
+
+@lru_cache(maxsize=32)  # of all encoders, the first is told what is absent
+def _published_draw(task: EvaluatedTask, fraction: float) -> _PublishedDraw:
+    name = published_list(task.data.name, task.name)
+    assert name is not None
+    published = read_train_order(name)
+    row_of = {record_id: row for row, record_id in enumerate(task.records("train").record_ids)}
+    if unlisted := row_of.keys() - set(published):
+        raise ValueError(
+            f"Training record '{min(unlisted)}' of {task.data.name} is not in the published training table of "
+            f"'{task.name}', so that there is no published draw. Open the data with split_of_others='leave_out' or of "
+            "the version that the table is of, or use the switch subsets='stratified'."
+        )
+    drawn = [published[place] for place in published_subset(len(published), fraction)]
+    absent = tuple(record_id for record_id in drawn if record_id not in row_of)
+    if len(absent) == len(drawn):
+        raise ValueError(
+            f"None of the {len(drawn)} records that {fraction:g} of the published training table of '{task.name}' "
+            "draws is here. Ask for a larger fraction, or use the switch subsets='stratified'."
+        )
+    if absent:
+        logger.warning(
+            "%s: %d of the %d records of the published draw of %g are not here (%s); the probe learns from the others.",
+            task.name,
+            len(absent),
+            len(drawn),
+            fraction,
+            ", ".join(absent[:_SHOWN]) + (", ..." if len(absent) > _SHOWN else ""),
+        )
+    return _PublishedDraw(np.array([row_of[name] for name in drawn if name in row_of], dtype=np.int64), absent)
 
 
 def training_targets(task: EvaluatedTask, protocol: EvaluationProtocol) -> NDArray[np.int8]:
@@ -237,7 +271,11 @@ def _published_runs(
 
 
 def _about_draws(
-    targets: NDArray[np.int8], draws: Sequence[NDArray[np.int64]], task: EvaluatedTask, protocol: EvaluationProtocol
+    targets: NDArray[np.int8],
+    draws: Sequence[NDArray[np.int64]],
+    task: EvaluatedTask,
+    protocol: EvaluationProtocol,
+    fraction: float,
 ) -> dict[str, Any]:
     """Sizes, and in how many draws a label had no positive record, or no other."""
     positives = np.array([targets[rows].sum(axis=0) for rows in draws])  # (num_draws, num_classes)
@@ -251,6 +289,8 @@ def _about_draws(
         about["labels_without_negatives"] = always
     if exchanged := _exchanged_columns(task, protocol):
         about["learnt_from_column_of"] = exchanged
+    if _has_published_draw(task, fraction, protocol) and (absent := _published_draw(task, fraction).absent):
+        about["absent_from_draw"] = {"records": len(absent), "first": list(absent[:_SHOWN])}
     return about
 
 

@@ -51,6 +51,10 @@ Source: https://physionet.org/content/challenge-2021/1.0.3/ (folders and counts;
 the names of the tarballs at https://moody-challenge.physionet.org/2020/ and /2021/.
 """
 
+HEADER_NAMES = {"JS23074": "S23074"}
+"""Record -> the name of its header where it is another: version 1.0.3 has `S23074.hea` beside `JS23074.mat`."""
+
+_RECORD_OF_HEADER = {header: record for record, header in HEADER_NAMES.items()}
 _SET_OF_FOLDER = {folder: name for name, origin in ORIGIN_SETS.items() for folder in origin.folders}
 _FIRST_NINGBO_RECORD = 10647  # JS10647..JS45551 are as many as Ningbo's 34,905 records
 _CSN_SETS = ("chapman_shaoxing", "ningbo")
@@ -101,6 +105,11 @@ def find_recordings(paths: Iterable[str]) -> tuple[list[Recording], list[Skipped
     stems = {path[: -len(".hea")] for path in paths if path.endswith((".hea", ".mat"))}
     for stem in sorted(stems):
         *folders, name = stem.split("/")
+        if name in _RECORD_OF_HEADER:
+            name = _RECORD_OF_HEADER[name]
+            stem = "/".join([*folders, name])
+            if stem in stems:
+                continue
         origin_set = _set_of(folders, name)
         if origin_set is None:
             left_out.append(SkippedRecord(stem, "its name is none that the sets of PhysioNet/CinC 2021 give records"))

@@ -11,9 +11,11 @@ import pyarrow as pa
 from datasets import Features, List, Value
 
 from hf_ecgtext.data.files.tree import FileTree
+from hf_ecgtext.data.ptb_xl_patients import WITHDRAWN_IN_1_0_3, patients_of_recordings
+from hf_ecgtext.data.sources.ages import known_age
 from hf_ecgtext.data.sources.base import SkippedRecord, SourceIndex, WfdbSource
 from hf_ecgtext.data.sources.cinc2021.classes import class_members, class_names, classes_of_codes, diagnoses
-from hf_ecgtext.data.sources.cinc2021.sets import ORIGIN_SETS, Recording, find_recordings
+from hf_ecgtext.data.sources.cinc2021.sets import HEADER_NAMES, ORIGIN_SETS, Recording, find_recordings
 from hf_ecgtext.data.sources.cinc2021.windows import (
     DIAGNOSIS_SETS,
     INDEX_SCHEMA,
@@ -25,6 +27,8 @@ from hf_ecgtext.data.sources.cinc2021.windows import (
     index_rows,
 )
 from hf_ecgtext.data.sources.ptb_xl.labels import split_of_fold
+from hf_ecgtext.data.sources.snomed import tidy_codes
+from hf_ecgtext.data.sources.split_table import with_split_table
 from hf_ecgtext.data.sources.tables import check_rows
 from hf_ecgtext.data.store.schema import ecg_features
 from hf_ecgtext.data.subsets import split_of
@@ -40,6 +44,9 @@ _LONGEST_ELSEWHERE_S = 144.0  # as the challenge documents its sets; 30 min in t
 _HEADERS_AT_ONCE = 1024
 _SEXES = {"male": "male", "m": "male", "female": "female", "f": "female"}
 _PTB_XL_AGE_OVER_89 = 300
+_CPSC_AGE_OVER_89 = 92
+_CPSC_SETS = ("cpsc_2018", "cpsc_2018_extra")
+WITHDRAWN = ("leave_out", "keep")
 
 CINC2021_FEATURES = ecg_features(
     {
@@ -71,7 +78,11 @@ class Cinc2021(WfdbSource):
         unknown_labels (`str`): `"raise"`: a recording without diagnosis, or with a code outside the challenge's tables,
             is refused by name. `"keep"`: it is stored with the codes it has.
         ptb_xl_table (`str`, *optional*): Path of PTB-XL's `ptbxl_database.csv`, which gives PTB-XL's recordings their
-            patients and folds. Without it they are split by recording, as all others.
+            patients and folds. Without it, they are split by a hash as all others, those of one patient together.
+        withdrawn (`str`): `"leave_out"`, or `"keep"` for the 38 recordings that PTB-XL withdrew after the challenge had
+            copied it: they are copies of others.
+        split_table (`str`, *optional*): Path of a csv file of records and splits, in place of the splits above; see
+            [`~hf_ecgtext.data.sources.split_table.read_split_table`].
 
     Raises:
         ValueError: If an option has an impossible value.
@@ -100,7 +111,9 @@ Chapman-Shaoxing and Ningbo; 257 to 1000 Hz, 5 s to 30 min.
 * `origin_set`, `origin_id`: where the recording is from, such as `ptb_xl:06009`. PTB-XL, CPSC2018 and
   Chapman-Shaoxing-Ningbo are benchmarks of their own: look their test records up by `origin_id` before training here.
 * `patient_id`: the sets name no patients here. It is the recording's own name, which keeps its windows together, or
-  PTB-XL's patient where `ptb_xl_table` was given. PTB, PTB-XL and INCART have several recordings of some patients.
+  PTB-XL's patient, such as `ptb_xl:15709`: where `ptb_xl_table` was given, else of the patients with several
+  recordings. PTB and INCART have several recordings of some patients too, which are not known to be theirs.
+* `age`: empty where unknown, and where `is_over_89`: PTB-XL's part says 300 for that, CPSC2018's parts 92.
 * `split`: by a stable hash of the patient id (80:10:10), or PTB-XL's folds 1-8, 9 and 10 where `ptb_xl_table` was
   given; the protocols `dx_published` and `dx_by_record` draw 5-s segments instead.
 * `window_start_s`: where a window starts in its recording; 0 for whole recordings. Windows of a recording have the same
@@ -117,6 +130,8 @@ Chapman-Shaoxing and Ningbo; 257 to 1000 Hz, 5 s to 30 min.
         max_duration_s: float | None = 150.0,
         unknown_labels: str = "raise",
         ptb_xl_table: str | None = None,
+        withdrawn: str = "leave_out",
+        split_table: str | None = None,
     ):
         super().__init__(
             files,
@@ -125,7 +140,12 @@ Chapman-Shaoxing and Ningbo; 257 to 1000 Hz, 5 s to 30 min.
             max_duration_s=max_duration_s,
             unknown_labels=unknown_labels,
             ptb_xl_table=ptb_xl_table,
+            split_table=split_table,
+            # The default is not recorded: without PTB-XL's part, folders and revisions stay what they were.
+            **({} if withdrawn == "leave_out" else {"withdrawn": withdrawn}),
         )
+        if withdrawn not in WITHDRAWN:
+            raise ValueError(f"withdrawn must be one of {', '.join(WITHDRAWN)}, not '{withdrawn}'.")
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, not '{protocol}'.")
         if unknown_labels not in ("raise", "keep"):
@@ -139,6 +159,7 @@ Chapman-Shaoxing and Ningbo; 257 to 1000 Hz, 5 s to 30 min.
         self.max_duration_s = max_duration_s
         self.unknown_labels = unknown_labels
         self.ptb_xl_table = ptb_xl_table
+        self.withdrawn = withdrawn
 
     @property
     def features(self) -> Features:
@@ -157,6 +178,12 @@ Chapman-Shaoxing and Ningbo; 257 to 1000 Hz, 5 s to 30 min.
         """
         recordings, left_out = find_recordings(self.files.list_files())
         recordings = [recording for recording in recordings if recording.origin_set in self.sets]
+        if self.withdrawn == "leave_out":
+            reason = "PTB-XL 1.0.3 withdrew it: it is a copy of a record that is kept (withdrawn=leave_out)."
+            left_out += [
+                SkippedRecord(recording.record_id, reason) for recording in recordings if _is_withdrawn(recording)
+            ]
+            recordings = [recording for recording in recordings if not _is_withdrawn(recording)]
         if not recordings:
             raise FileNotFoundError(
                 f"{self.files.location} holds no record of {', '.join(self.sets)}. Name the folder with PhysioNet's "
@@ -168,7 +195,7 @@ Chapman-Shaoxing and Ningbo; 257 to 1000 Hz, 5 s to 30 min.
         else:
             rows = self._index_segments(recordings, left_out)
         columns = {name: [row[name] for row in rows] for name in INDEX_SCHEMA.names}
-        return SourceIndex(pa.table(columns, schema=INDEX_SCHEMA), left_out, notes)
+        return with_split_table(SourceIndex(pa.table(columns, schema=INDEX_SCHEMA), left_out, notes), self)
 
     def _index_records(
         self, recordings: Sequence[Recording], left_out: list[SkippedRecord], notes: list[str]
@@ -176,8 +203,8 @@ Chapman-Shaoxing and Ningbo; 257 to 1000 Hz, 5 s to 30 min.
         ptb_xl = None if self.ptb_xl_table is None else _read_ptb_xl_table(self.ptb_xl_table)
         if ptb_xl is None and any(recording.origin_set == "ptb-xl" for recording in recordings):
             notes.append(
-                "PTB-XL's recordings are split by recording although some patients have several; give ptb_xl_table for "
-                "its patients and folds."
+                "PTB-XL's recordings are split by a hash that keeps those of one patient together; give ptb_xl_table "
+                "for its own folds."
             )
         limit_s = self.max_duration_s
         measured = [
@@ -196,6 +223,9 @@ Chapman-Shaoxing and Ningbo; 257 to 1000 Hz, 5 s to 30 min.
                     left_out.append(SkippedRecord(recording.record_id, f"its ecg_id is not in {self.ptb_xl_table}"))
                     continue
                 patient_id, split = known
+            elif recording.origin_set == "ptb-xl":
+                patient = patients_of_recordings().get(recording.origin_id.partition(":")[2])
+                patient_id = recording.record_id if patient is None else f"ptb_xl:{patient}"
             split = split or split_of(patient_id, SPLIT_FRACTIONS, salt=self.name)
             header = headers.get(recording.record_id)
             windows: list[Window] = []
@@ -236,21 +266,34 @@ Chapman-Shaoxing and Ningbo; 257 to 1000 Hz, 5 s to 30 min.
         headers: dict[str, WfdbHeader | str] = {}
         for start in range(0, len(recordings), _HEADERS_AT_ONCE):
             group = recordings[start : start + _HEADERS_AT_ONCE]
-            contents = self.files.read_many(f"{recording.path}.hea" for recording in group)
-            for recording in group:
-                headers[recording.record_id] = _parse_header(contents[f"{recording.path}.hea"], recording.record_id)
+            paths = {recording.record_id: self._header_path(recording.path) for recording in group}
+            contents = self.files.read_many(paths.values())
+            for record_id, path in paths.items():
+                headers[record_id] = _parse_header(contents[path], record_id)
         return headers
+
+    def _header_path(self, path: str) -> str:
+        folder, slash, name = path.rpartition("/")
+        misnamed = f"{folder}{slash}{HEADER_NAMES.get(name, name)}.hea"
+        is_misnamed = name in HEADER_NAMES and not self.files.exists(f"{path}.hea") and self.files.exists(misnamed)
+        return misnamed if is_misnamed else f"{path}.hea"
+
+    def files_of(self, entry: Mapping[str, Any]) -> tuple[str, ...]:
+        """See [`~hf_ecgtext.data.sources.base.EcgSource`]."""
+        return self._header_path(str(entry["path"])), f"{entry['path']}{self.signal_suffix}"
 
     def describe(
         self, entry: Mapping[str, Any], header: WfdbHeader
     ) -> tuple[str | None, Sequence[str], dict[str, Any]]:
         """See [`~hf_ecgtext.data.sources.base.WfdbSource`]."""
-        codes, _, said = interpret_comments(header.comments)
+        spelled, _, said = interpret_comments(header.comments)
+        codes = tidy_codes(spelled)
         known = diagnoses()
         if self.unknown_labels == "raise":
             _check_codes(codes, str(entry["record_id"]))
-        age = said.get("age")
-        is_over_89 = age == _PTB_XL_AGE_OVER_89
+        age = known_age(said.get("age"))
+        # CPSC2018's ages over 89 were all set to 92, so that other sets' 92 is an age.
+        is_over_89 = age == _PTB_XL_AGE_OVER_89 or (entry["origin_set"] in _CPSC_SETS and age == _CPSC_AGE_OVER_89)
         attributes = {
             "origin_set": entry["origin_set"],
             "origin_id": entry["origin_id"],
@@ -295,6 +338,11 @@ Chapman-Shaoxing and Ningbo; 257 to 1000 Hz, 5 s to 30 min.
 
 
 SOURCE = Cinc2021
+
+
+def _is_withdrawn(recording: Recording) -> bool:
+    name, _, record_id = recording.origin_id.partition(":")
+    return name == "ptb_xl" and record_id in WITHDRAWN_IN_1_0_3
 
 
 def _names_of_sets(text: str | None) -> tuple[str, ...]:

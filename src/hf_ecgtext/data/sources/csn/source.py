@@ -5,6 +5,7 @@ The benchmark of the field uses 23,026 of them with 38 classes; see `csn_labels`
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,9 @@ import pyarrow as pa
 from datasets import Features, List, Value
 
 from hf_ecgtext.data.files.tree import FileTree, checked_path
+from hf_ecgtext.data.sources.ages import known_age
 from hf_ecgtext.data.sources.base import SourceIndex, WfdbSource
+from hf_ecgtext.data.sources.csn.headers import MERGED_IN_1_0_0, mend_merged_header
 from hf_ecgtext.data.sources.csn.labels import (
     CSN_ACRONYMS,
     CSN_CLASSES,
@@ -22,12 +25,16 @@ from hf_ecgtext.data.sources.csn.labels import (
     read_condition_names,
 )
 from hf_ecgtext.data.sources.merl_splits import check_split_of_others, split_by_list
+from hf_ecgtext.data.sources.snomed import tidy_codes
+from hf_ecgtext.data.sources.split_table import with_split_table
 from hf_ecgtext.data.sources.tables import records_by_name
 from hf_ecgtext.data.store.schema import ecg_features
 from hf_ecgtext.data.tasks import LabelTask
 from hf_ecgtext.data.wfdb.header import WfdbHeader
 from hf_ecgtext.data.wfdb.reading import interpret_comments
 from hf_ecgtext.errors import RecordError
+
+logger = logging.getLogger(__name__)
 
 CONDITION_NAMES_FILE = "ConditionNames_SNOMED-CT.csv"
 UNKNOWN_LABELS = ("keep", "raise")
@@ -50,6 +57,8 @@ class Csn(WfdbSource):
         split_of_others (`str`): `"leave_out"`, or `"train"` for the 22,126 records outside the published splits.
         unknown_labels (`str`): `"keep"` for SNOMED CT codes that the table of acronyms does not name (about a third
             of the codes): they stay in `labels` and are listed in `labels_unknown`; or `"raise"` to skip such records.
+        split_table (`str`, *optional*): Path of a csv file of records and splits, in place of the splits above; see
+            [`~hf_ecgtext.data.sources.split_table.read_split_table`].
 
     Raises:
         ValueError: If an option has another value.
@@ -75,8 +84,20 @@ class Csn(WfdbSource):
     )
     signal_suffix = ".mat"
 
-    def __init__(self, files: FileTree, *, split_of_others: str = "leave_out", unknown_labels: str = "keep"):
-        super().__init__(files, split_of_others=check_split_of_others(split_of_others), unknown_labels=unknown_labels)
+    def __init__(
+        self,
+        files: FileTree,
+        *,
+        split_of_others: str = "leave_out",
+        unknown_labels: str = "keep",
+        split_table: str | None = None,
+    ):
+        super().__init__(
+            files,
+            split_of_others=check_split_of_others(split_of_others),
+            unknown_labels=unknown_labels,
+            split_table=split_table,
+        )
         if unknown_labels not in UNKNOWN_LABELS:
             raise ValueError(f"unknown_labels is '{unknown_labels}'; choose one of {', '.join(UNKNOWN_LABELS)}.")
         self.split_of_others = split_of_others
@@ -128,19 +149,32 @@ class Csn(WfdbSource):
         kept, left_out = split_by_list(
             self.name,
             ({"record_id": name, "patient_id": name, "path": path} for name, path in found.items()),
-            self.split_of_others,
+            "train" if self.split_table else self.split_of_others,  # a table may name any record
         )
         notes = [
             "CSN publishes no patient ids; patient_id is the record id.",
+            *self._merged_headers(found),
             *_differences(self.acronyms(next(iter(found.values())))),
         ]
-        return SourceIndex(pa.Table.from_pylist(kept, schema=_INDEX_SCHEMA), left_out, notes)
+        index = SourceIndex(pa.Table.from_pylist(kept, schema=_INDEX_SCHEMA), left_out, notes)
+        return with_split_table(index, self)
+
+    def decode(self, entry: Mapping[str, Any], contents: Mapping[str, bytes]) -> dict[str, Any]:
+        """See [`WfdbSource`]."""
+        header_path, _ = self.files_of(entry)
+        mended = mend_merged_header(contents[header_path], entry["record_id"])
+        if mended is not None:
+            if entry["record_id"] not in MERGED_IN_1_0_0:  # of those the notes say it
+                logger.warning("%s has its first two lines merged; it is read nevertheless.", header_path)
+            contents = {**contents, header_path: mended}
+        return super().decode(entry, contents)
 
     def describe(
         self, entry: Mapping[str, Any], header: WfdbHeader
     ) -> tuple[str | None, Sequence[str], dict[str, Any]]:
         """See [`WfdbSource`]."""
-        codes, _, attributes = interpret_comments(header.comments)
+        spelled, _, attributes = interpret_comments(header.comments)
+        codes = tidy_codes(spelled)
         acronyms = self.acronyms(entry["path"])
         unknown = [code for code in codes if code not in acronyms]
         if unknown and self.unknown_labels == "raise":
@@ -158,10 +192,25 @@ class Csn(WfdbSource):
                 "labels_unknown": unknown,
                 "labels_csn_exact": exact_classes(short),
                 "labels_csn_merl": merl_classes(short),
-                "age": attributes.get("age"),
+                "age": known_age(attributes.get("age")),
                 "sex": attributes.get("sex"),
             },
         )
+
+    def _merged_headers(self, found: Mapping[str, str]) -> list[str]:
+        known = {name: f"{found[name]}.hea" for name in MERGED_IN_1_0_0 if name in found}
+        contents = self.files.read_many(known.values())
+        merged = [
+            name
+            for name, path in known.items()
+            if isinstance(content := contents[path], bytes) and mend_merged_header(content, name) is not None
+        ]
+        if not merged:
+            return []
+        return [
+            f"Version 1.0.0 has the first two lines of some headers merged, here of {' and '.join(merged)}: they are "
+            "read as 12 leads of 5,000 samples at 500 Hz and 1,000 units per mV, as all others are."
+        ]
 
     def _list_records(self) -> list[str]:
         """Paths of header files: by the lists of the download, which are few files, else by its folders."""

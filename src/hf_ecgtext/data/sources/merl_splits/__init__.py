@@ -1,9 +1,10 @@
-"""The published splits of CPSC2018 and CSN, as lists of record names.
+"""The published splits of CPSC2018, CSN and PTB-XL's tasks, as lists of record names.
 
 Every paper on zero-shot ECG classification since MERL uses these 70:10:20 splits, drawn once by its authors and only
 published as tables. The files here hold nothing but the name of each record and its split, one letter per record in
 rows of a hundred. The published tables number CPSC2018's records in the order of a directory listing, which differs
-from machine to machine; the names do not. The order of the training records is kept apart.
+from machine to machine; the names do not. The order of their training records, and of CSN's, is kept apart; PTB-XL's
+tables are in the order of `ecg_id`, and its lists only say which records each table has: its splits are its own folds.
 
 Source: github.com/cheliu-computation/MERL-ICML2024, commit 38799b7, folder `data_split`; MIT licence,
 Copyright (c) 2024 Che Liu.
@@ -18,7 +19,14 @@ from typing import Any
 
 from hf_ecgtext.data.sources.base import SkippedRecord
 
-SPLIT_LISTS = ("cpsc2018", "csn")
+SPLIT_LISTS = ("cpsc2018", "csn", "ptbxl_diagnostic", "ptbxl_form", "ptbxl_rhythm")
+
+_LIST_OF_TASK = {
+    "ptbxl_super": "ptbxl_diagnostic",  # both diagnostic tasks have the same records
+    "ptbxl_sub": "ptbxl_diagnostic",
+    "ptbxl_form": "ptbxl_form",
+    "ptbxl_rhythm": "ptbxl_rhythm",
+}
 
 SPLITS_OF_OTHERS = ("leave_out", "train")
 """What to do with records that the published splits do not name."""
@@ -27,12 +35,24 @@ _SPLIT_OF_LETTER = {"t": "train", "v": "validation", "e": "test"}
 _NO_RECORD = "."
 
 
+def published_list(data: str, task: str) -> str | None:
+    """The list whose records a published table holds, or `None` where no table was published.
+
+    Args:
+        data (`str`): Name of the data.
+        task (`str`): Name of one of its tasks; those of CPSC2018 and CSN share their data's list.
+    """
+    if data == "ptb_xl":
+        return _LIST_OF_TASK.get(task)
+    return data if data in SPLIT_LISTS else None
+
+
 @cache
 def read_split_list(name: str) -> dict[str, str]:
     """Record name -> `"train"`, `"validation"` or `"test"`, in the order of the names.
 
     Args:
-        name (`str`): `"cpsc2018"` (6,877 records) or `"csn"` (23,026).
+        name (`str`): One of `SPLIT_LISTS`, such as `"cpsc2018"` (6,877 records) or `"csn"` (23,026).
 
     Raises:
         ValueError: If there is no such list, or the installed file is damaged.
@@ -62,17 +82,20 @@ def read_train_order(name: str) -> tuple[str, ...]:
     """The training records of a list in the order of the published table, which decides the published draws of them.
 
     Args:
-        name (`str`): `"cpsc2018"` (4,950 records) or `"csn"` (16,546).
+        name (`str`): One of `SPLIT_LISTS`, such as `"cpsc2018"` (4,950 records) or `"csn"` (16,546).
 
     Raises:
         ValueError: If there is no such list, or the installed files are damaged.
     """
     splits = read_split_list(name)
+    train = [record for record, split in splits.items() if split == "train"]
+    if name in _LIST_OF_TASK.values():
+        return tuple(train)
     text = resources.files(__name__).joinpath(f"{name}_train_order.txt").read_text(encoding="ascii")
     prefix = next(iter(splits)).rstrip("0123456789")
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     names = tuple(f"{prefix}{number}" for line in lines for number in line.split())
-    if sorted(names) != [record for record, split in splits.items() if split == "train"]:
+    if sorted(names) != train:
         raise ValueError(f"The installed order of the split list '{name}' is damaged. Install the package again.")
     return names
 

@@ -37,6 +37,7 @@ from hf_ecgtext.data.sources.ptb_xl.tables import (
     read_statements,
     version_of,
 )
+from hf_ecgtext.data.sources.split_table import with_split_table
 from hf_ecgtext.data.sources.tables import check_paths, keep_present
 from hf_ecgtext.data.store.schema import ECG_FEATURES
 from hf_ecgtext.data.tasks import LabelTask
@@ -75,6 +76,8 @@ class PtbXlSource(WfdbSource):
         missing (`str`, defaults to `"raise"`): `"skip"` leaves out the records whose files are not there, for a partial
             download. With `"raise"`, such a record is a fault.
         check_version (`bool`, defaults to `True`): Refuse a table with a number of records that no known version has.
+        split_table (`str`, *optional*): Path of a csv file of records and splits, in place of the splits above; see
+            [`~hf_ecgtext.data.sources.split_table.read_split_table`].
 
     Raises:
         ValueError: If an option has none of the values above.
@@ -110,6 +113,7 @@ Train, validation and test are folds 1-8, 9 and 10 (`strat_fold`); no patient is
         ptbxl_plus: str | None = None,
         missing: str = "raise",
         check_version: bool = True,
+        split_table: str | None = None,
     ):
         _check_rate_and_report(sampling_rate_hz, report)
         self._given_location = files.location
@@ -120,6 +124,7 @@ Train, validation and test are folds 1-8, 9 and 10 (`strat_fold`); no patient is
             ptbxl_plus=ptbxl_plus,
             only_present=skips_missing(missing),
             check_version=check_version,
+            split_table=split_table,
         )
 
     @classmethod
@@ -129,7 +134,8 @@ Train, validation and test are folds 1-8, 9 and 10 (`strat_fold`); no patient is
         Complete tables say no more than their version, so that results stay comparable with those of the first
         version of this reader; tables that were cut are told apart by their fingerprint.
         """
-        cut = "" if options["check_version"] else f", tables {fingerprint[:16]}"
+        is_usual = options["check_version"] and "split_table" not in options
+        cut = "" if is_usual else f", tables {fingerprint[:16]}"
         return (
             f"{version}, {options['sampling_rate_hz']} Hz, {options['report']} reports{cut}, "
             f"{sum(counts.values())} records"
@@ -194,7 +200,7 @@ Train, validation and test are folds 1-8, 9 and 10 (`strat_fold`); no patient is
         check_paths(table.column("path"), DATABASE_FILE)
         if self.options["only_present"]:
             table = keep_present(table, self.files, f"records{self.options['sampling_rate_hz']}", ".dat", notes)
-        return SourceIndex(table, left_out, notes)
+        return with_split_table(SourceIndex(table, left_out, notes), self)
 
     def describe(
         self, entry: Mapping[str, Any], header: WfdbHeader
