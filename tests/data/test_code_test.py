@@ -112,7 +112,7 @@ def test_tracings_equal_what_h5py_reads_prepared_and_streamed(download, rows, tm
         assert (record.sampling_rate_hz, record.num_samples, row["sample_type"]) == (400.0, 4096, "float32")
 
 
-@pytest.mark.parametrize("units_per_mv", [1, 10, 0.1])
+@pytest.mark.parametrize("units_per_mv", [1, 10, 0.5])
 def test_the_median_peak_and_what_is_disputed_stand_in_the_card(download, tmp_path, units_per_mv):
     source = CodeTest(LocalTree(download), units_per_mv=units_per_mv)
     prepare(source, tmp_path / "out", workers=1, progress=False)
