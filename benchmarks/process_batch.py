@@ -25,6 +25,7 @@ SAMPLING_RATE_HZ = 500.0
 def make_batch(num_records: int, num_samples: int, seed: int) -> NDArray[np.float32]:
     """Noise in mV whose limb leads obey the identities, of shape `(num_records, 12, num_samples)`."""
     independent = np.random.default_rng(seed).standard_normal((num_records, 8, num_samples), dtype=np.float32)
+    independent *= np.float32(0.3)  # an amplitude that an ECG may have: others are looked at twice
     limb = limb_leads_from_i_and_ii(independent[:, 0], independent[:, 1])
     return np.concatenate([limb, independent[:, 2:]], axis=1, dtype=np.float32)
 

@@ -287,8 +287,8 @@ def _pack_alike(
     accepted = ~_are_constant(glances[packed][:, rows], packed, indices, records, rows, crops, settings.scaling)
     if settings.check_amplitude != "off":
         with np.errstate(over="ignore"):
-            ranges = np.ptp(looks[packed].astype(np.int32), axis=-1) / np.abs(gain[packed][:, heard])
-        accepted &= ~needs_judgement(ranges)
+            steps = looks.max(axis=-1).astype(np.int32) - looks.min(axis=-1)  # (records, leads)
+            accepted &= ~needs_judgement(steps[packed] / np.abs(gain[packed][:, heard]))
     if leads is not None:
         accepted &= leads.are_right(packed, gain, baseline)
     chosen = np.array(packed)[accepted]
