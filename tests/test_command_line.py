@@ -21,7 +21,7 @@ from hf_ecgtext.methods.conversion import LEAD_ORDERS
 from hf_ecgtext_cli import names
 from hf_ecgtext_cli.commands import COMMANDS
 from hf_ecgtext_cli.config_file import ConfigFileError, read_config
-from hf_ecgtext_cli.main import build_parser
+from hf_ecgtext_cli.main import build_parser, main
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -264,3 +264,27 @@ def test_the_module_hf_ecgtext_cli_is_still_the_command(tmp_path):
     )
     assert finished.returncode == 0
     assert "prepare" in finished.stdout
+
+
+def test_a_fault_inside_a_library_is_no_message_for_users(monkeypatch, capsys):
+    import numpy as np
+
+    from hf_ecgtext.commands import convert, prepare
+
+    def reduces_nothing(_):
+        np.zeros(0).max()
+
+    def solves_nothing(_):
+        np.linalg.inv(np.zeros((2, 3)))
+
+    for run in (reduces_nothing, solves_nothing):
+        monkeypatch.setattr(prepare, "run", run)
+        with pytest.raises(ValueError, match=r"zero-size|square"):
+            main(["prepare", "csn", "--source", "a", "--output-dir", "b"])
+        assert not capsys.readouterr().err
+    # What this library or transformers refuse, and what the operating system does, is told in a line.
+    assert main(["convert", "no/such/file", "--output-dir", "b"]) == 1
+    assert "no/such/file" in capsys.readouterr().err
+    monkeypatch.setattr(convert, "run", lambda _: open("no/such/folder/x").close())
+    assert main(["convert", "x", "--output-dir", "b"]) == 1
+    assert "No such file or directory: 'no/such/folder/x'" in capsys.readouterr().err

@@ -17,6 +17,9 @@ from hf_ecgtext_cli.parsing import CommandParser
 
 PROGRAM = "hf-ecgtext"
 
+_WRITE_FOR_USERS = ("hf_ecgtext", "hf_ecgtext_cli", "transformers", "huggingface_hub", "datasets", "accelerate", "peft")
+"""Packages whose `ValueError` is a message, of those that commands use."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; errors that a user can mend are printed without a traceback.
@@ -66,11 +69,25 @@ def run_command(arguments: argparse.Namespace) -> int:
         with calm_output(makes_datasets=COMMANDS[arguments.command].makes_datasets):
             code: int | None = module.run(arguments)
     except (EcgTextError, OSError, ValueError, ImportError) as error:  # ImportError names the extra to install
-        if arguments.debug:
+        if arguments.debug or not _says_what_to_do(error):
             raise
         print(f"{PROGRAM} {arguments.command}: {error}", file=sys.stderr)
         return 1
     return code or 0
+
+
+def _says_what_to_do(error: Exception) -> bool:
+    """Whether an error was written for users: not a `ValueError` from deep inside a library of arithmetic.
+
+    Such a one would be a fault of ours in the guise of bad input; its traceback says where.
+    """
+    if not isinstance(error, ValueError) or isinstance(error, OSError):
+        return True
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    module = "" if traceback is None else str(traceback.tb_frame.f_globals.get("__name__", ""))
+    return module.partition(".")[0] in _WRITE_FOR_USERS
 
 
 class _PrintVersion(argparse.Action):
