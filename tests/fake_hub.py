@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -86,6 +88,29 @@ def running_fake_hub() -> Iterator[FakeHub]:
         finally:
             hub.shutdown()
             thread.join(timeout=10)
+
+
+def environment(hub: FakeHub, home: Path) -> dict[str, str]:
+    """That of a process which knows only this Hub, and begins with an empty cache.
+
+    Args:
+        hub (`FakeHub`): A running one.
+        home (`Path`): The home folder, with the cache in it.
+    """
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src"),
+        "HOME": str(home),
+        "HF_HOME": str(home / "hf"),
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_TOKEN": TOKEN,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+        # transformers would ask a server of the real Hub to convert a pickle.
+        "DISABLE_SAFETENSORS_CONVERSION": "1",
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 class _Handler(BaseHTTPRequestHandler):

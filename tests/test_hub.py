@@ -7,7 +7,6 @@ process pushes, another one with an empty cache loads, and the tests look at wha
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_hub import TOKEN, FakeHub, running_fake_hub
+from fake_hub import FakeHub, environment, running_fake_hub
 
 pytestmark = pytest.mark.slow
 
@@ -116,23 +115,10 @@ print(json.dumps({
 
 def run(program: str, hub: FakeHub, home: Path) -> dict[str, Any]:
     """Run a program that knows only this Hub and an empty cache, and return what it reports in its last line."""
-    environment = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(REPOSITORY / "src"),
-        "HOME": str(home),
-        "HF_HOME": str(home / "hf"),
-        "HF_ENDPOINT": hub.endpoint,
-        "HF_TOKEN": TOKEN,
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_UPDATE_DOWNLOAD_COUNTS": "0",
-        # transformers would ask a server of the real Hub to convert a pickle.
-        "DISABLE_SAFETENSORS_CONVERSION": "1",
-        "OMP_NUM_THREADS": "1",
-    }
+    own = environment(hub, home)
     command = [sys.executable, "-c", ONLY_LOOPBACK + SAMPLE + program]
     command.append(str(REPOSITORY / "dataset_scripts" / "synthetic.py"))
-    finished = subprocess.run(command, capture_output=True, text=True, cwd=home, env=environment, timeout=120)
+    finished = subprocess.run(command, capture_output=True, text=True, cwd=home, env=own, timeout=120)
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout.splitlines()[-1])
 

@@ -7,7 +7,6 @@ finds a process that knows nothing of this library, without paying for a new one
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_hub import TOKEN, running_fake_hub
+from fake_hub import environment, running_fake_hub
 from torch import nn
 from transformers import AutoFeatureExtractor, AutoModel, AutoProcessor, PreTrainedConfig, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -31,7 +30,6 @@ from hf_ecgtext.training import EcgTextTrainer, EcgTextTrainingArguments
 
 pytestmark = pytest.mark.slow
 
-SOURCES = Path(__file__).resolve().parents[1] / "src"
 OLD_CHECKPOINT = Path(__file__).parent / "old_formats" / "checkpoint"
 TASKS = list(PIPELINES)
 SIGNAL = np.sin(np.linspace(0, 300, 12 * 5000, dtype=np.float32)).reshape(12, 5000)
@@ -152,26 +150,14 @@ def answers(trained_folder, encoder_folder, tmp_path_factory) -> dict[str, Any]:
             "repository": "me/merl",
             "labels": LABELS,
         }
-        environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(SOURCES),
-            "HOME": str(home),
-            "HF_HOME": str(home / "hf"),
-            "HF_ENDPOINT": hub.endpoint,
-            "HF_TOKEN": TOKEN,
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_UPDATE_DOWNLOAD_COUNTS": "0",
-            "DISABLE_SAFETENSORS_CONVERSION": "1",
-            "OMP_NUM_THREADS": "1",
-        }
+        own = environment(hub, home)
         finished = subprocess.run(
             [sys.executable, "-c", QUESTIONS, json.dumps(places)],
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
             cwd=home,
-            env=environment,
+            env=own,
             timeout=240,
         )
     assert finished.returncode == 0, finished.stderr

@@ -26,16 +26,6 @@ LABELS = ["atrial fibrillation", "sinus rhythm"]
 
 
 @pytest.fixture(scope="module")
-def extractor(merl_folder):
-    return pipeline("ecg-feature-extraction", model=str(merl_folder))
-
-
-@pytest.fixture(scope="module")
-def classifier(merl_folder):
-    return pipeline("zero-shot-ecg-classification", model=str(merl_folder))
-
-
-@pytest.fixture(scope="module")
 def record(synthetic_dataset) -> EcgRecord:
     return synthetic_dataset[0]["ecg"].to_record()
 

@@ -31,16 +31,6 @@ def minute() -> EcgRecord:
     return EcgRecord(np.concatenate([one.signal for one in records], axis=1), RATE, records[0].lead_names, "minute")
 
 
-@pytest.fixture(scope="module")
-def classifier(merl_folder):
-    return pipeline("zero-shot-ecg-classification", model=str(merl_folder))
-
-
-@pytest.fixture(scope="module")
-def extractor(merl_folder):
-    return pipeline("ecg-feature-extraction", model=str(merl_folder))
-
-
 def scores(answers) -> list[float]:
     found = {answer["label"]: answer["score"] for answer in answers}
     return [found[label] for label in LABELS]

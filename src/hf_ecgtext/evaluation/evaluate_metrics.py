@@ -20,6 +20,18 @@ from hf_ecgtext.evaluation.statistics.metrics import auroc, average_precision, m
 from hf_ecgtext.evaluation.statistics.retrieval_ranks import METRICS, rank_metric, rank_of_first, rank_of_own
 
 
+def _described(description: str, inputs: str, predictions: str, references: str, **others: Any) -> evaluate.MetricInfo:
+    """What `evaluate` wants to know: texts, and the types of one prediction's and one reference's numbers."""
+    features = {
+        "predictions": datasets.List(datasets.Value(predictions)),
+        "references": datasets.List(datasets.Value(references)),
+        **others,
+    }
+    return evaluate.MetricInfo(
+        description=description, citation="", inputs_description=inputs, features=datasets.Features(features)
+    )
+
+
 class _MultiLabelMetric(evaluate.Metric):
     """A metric of every class, and their macro mean."""
 
@@ -27,20 +39,12 @@ class _MultiLabelMetric(evaluate.Metric):
     _named: str
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=f"{self._named} of every class of multi-label answers, and the mean over classes.",
-            citation="",
-            inputs_description=(
-                "predictions: a score per class, any monotone scale; references: 0 or 1 per class; class_names, "
-                "optional: names of the columns; min_positives, default 1: the mean leaves out classes with fewer "
-                "positive records."
-            ),
-            features=datasets.Features(
-                {
-                    "predictions": datasets.List(datasets.Value("float64")),
-                    "references": datasets.List(datasets.Value("int8")),
-                }
-            ),
+        return _described(
+            f"{self._named} of every class of multi-label answers, and the mean over classes.",
+            "predictions: a score per class, any monotone scale; references: 0 or 1 per class; class_names, optional: "
+            "names of the columns; min_positives, default 1: the mean leaves out classes with fewer positive records.",
+            "float64",
+            "int8",
         )
 
     def _compute(
@@ -98,16 +102,11 @@ class Cinc2021Score(evaluate.Metric):
     """
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="The score of the PhysioNet/Computing in Cardiology Challenge 2021.",
-            citation="",
-            inputs_description="predictions, references: 0 or 1 per class; class_names: what the columns are.",
-            features=datasets.Features(
-                {
-                    "predictions": datasets.List(datasets.Value("int8")),
-                    "references": datasets.List(datasets.Value("int8")),
-                }
-            ),
+        return _described(
+            "The score of the PhysioNet/Computing in Cardiology Challenge 2021.",
+            "predictions, references: 0 or 1 per class; class_names: what the columns are.",
+            "int8",
+            "int8",
         )
 
     def _compute(
@@ -125,17 +124,12 @@ class EcgTextRetrieval(evaluate.Metric):
     """
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Recall at 1, 5, 10 and median rank between ECGs and reports.",
-            citation="",
-            inputs_description="predictions: ECG embeddings; references: embeddings of their reports; reports: texts.",
-            features=datasets.Features(
-                {
-                    "predictions": datasets.List(datasets.Value("float32")),
-                    "references": datasets.List(datasets.Value("float32")),
-                    "reports": datasets.Value("string"),
-                }
-            ),
+        return _described(
+            "Recall at 1, 5, 10 and median rank between ECGs and reports.",
+            "predictions: ECG embeddings; references: embeddings of their reports; reports: texts.",
+            "float32",
+            "float32",
+            reports=datasets.Value("string"),
         )
 
     def _compute(

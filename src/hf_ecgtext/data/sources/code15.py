@@ -12,14 +12,10 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
-import tempfile
-import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,7 +25,7 @@ from datasets import Features, Value
 from numpy.typing import NDArray
 
 from hf_ecgtext.data.files.tree import FileTree
-from hf_ecgtext.data.sources.base import EcgSource, SourceIndex
+from hf_ecgtext.data.sources.base import SourceIndex
 from hf_ecgtext.data.sources.code_tracings import (
     CODE_CLASSES,
     TRACINGS_DATASET,
@@ -39,6 +35,7 @@ from hf_ecgtext.data.sources.code_tracings import (
     open_tracings,
     tracing_to_row,
 )
+from hf_ecgtext.data.sources.local_copies import SourceWithLocalCopies
 from hf_ecgtext.data.sources.options import skips_missing
 from hf_ecgtext.data.sources.peaks import peak_notes
 from hf_ecgtext.data.sources.split_table import with_split_table
@@ -66,7 +63,7 @@ _COLUMNS: dict[str, pa.DataType] = {
 }
 
 
-class CodeExams(EcgSource):
+class CodeExams(SourceWithLocalCopies):
     """What CODE-15 % and SaMi-Trop share: a table of exams, and tracings in HDF5 files.
 
     Args:
@@ -108,10 +105,6 @@ class CodeExams(EcgSource):
             split_table=split_table,
         )
         check_code_options(augmented_leads, units_per_mv)
-        self._scratch: Path | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_scratch": None}  # every process copies files for itself where it must
 
     @property
     def features(self) -> Features:
@@ -275,10 +268,7 @@ class CodeExams(EcgSource):
         return tracing_to_row(entry, opened[TRACINGS_DATASET], self.options["units_per_mv"], _ATTRIBUTES, self.where)
 
     def _open(self, path: str) -> AbstractContextManager[Any]:
-        if self._scratch is None:
-            self._scratch = Path(tempfile.mkdtemp(prefix="hf_ecgtext_code_"))
-            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
-        local = self.files.local_file(path, self._scratch)
+        local = self.local_file(path)
         return open_tracings(local, f"{self.files.location}/{path}", None, self.where)
 
 

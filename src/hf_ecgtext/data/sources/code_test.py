@@ -14,9 +14,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
-import tempfile
-import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -27,7 +24,7 @@ import pyarrow as pa
 from datasets import Features, List, Value
 
 from hf_ecgtext.data.files.tree import FileTree
-from hf_ecgtext.data.sources.base import EcgSource, SourceIndex
+from hf_ecgtext.data.sources.base import SourceIndex
 from hf_ecgtext.data.sources.code_tracings import (
     CODE_CLASSES,
     TRACINGS_DATASET,
@@ -37,6 +34,7 @@ from hf_ecgtext.data.sources.code_tracings import (
     open_tracings,
     tracing_to_row,
 )
+from hf_ecgtext.data.sources.local_copies import SourceWithLocalCopies
 from hf_ecgtext.data.sources.peaks import peak_notes
 from hf_ecgtext.data.sources.tables import only_file_named
 from hf_ecgtext.data.store.schema import ecg_features
@@ -78,7 +76,7 @@ _INDEX_SCHEMA = pa.schema(
 )
 
 
-class CodeTest(EcgSource):
+class CodeTest(SourceWithLocalCopies):
     """CODE-test, a test set only. Needs the package h5py: `pip install "hf-ecgtext[code-test]"`.
 
     Args:
@@ -124,7 +122,6 @@ class CodeTest(EcgSource):
         check_code_options(augmented_leads, units_per_mv)
         self.augmented_leads = augmented_leads
         self.units_per_mv = units_per_mv
-        self._scratch: Path | None = None
 
     @classmethod
     def warning_about(cls, options: Mapping[str, Any]) -> str | None:
@@ -135,9 +132,6 @@ class CodeTest(EcgSource):
             "it was prepared by a version that took CODE-test's numbers for 0.1 mV: its signals are a tenth of what "
             "they should be. Prepare it again."
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_scratch": None}  # every process copies the file for itself where it must
 
     @property
     def features(self) -> Features:
@@ -165,7 +159,7 @@ class CodeTest(EcgSource):
             for column, annotator in zip(_LABEL_COLUMNS, ("gold_standard", *OTHER_ANNOTATORS), strict=True)
         }
         people = read_attributes(*self._table(paths, "attributes.csv"))
-        with self._open(self._local(tracings), tracings) as opened:
+        with self._open(self.local_file(tracings), tracings) as opened:
             leads, notes = self._decide_leads(opened[TRACINGS_DATASET])
         entries = [
             {
@@ -192,7 +186,7 @@ class CodeTest(EcgSource):
         if not entries:
             return
         path = str(entries[0]["path"])
-        with self._open(self._local(path), path) as opened:
+        with self._open(self.local_file(path), path) as opened:
             for entry in entries:
                 try:
                     yield self._row(entry, opened)
@@ -210,12 +204,6 @@ class CodeTest(EcgSource):
 
     def _row(self, entry: Mapping[str, Any], opened: Any) -> dict[str, Any]:
         return tracing_to_row(entry, opened[TRACINGS_DATASET], self.units_per_mv, _ATTRIBUTES, _WHERE)
-
-    def _local(self, path: str) -> Path:
-        if self._scratch is None:
-            self._scratch = Path(tempfile.mkdtemp(prefix="hf_ecgtext_code_test_"))
-            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
-        return self.files.local_file(path, self._scratch)
 
     def _find(self, paths: Sequence[str], file_name: str) -> str:
         return only_file_named(paths, file_name, self.files.location, _WHERE)
