@@ -152,17 +152,19 @@ def test_a_table_of_splits_takes_the_place_of_the_hash(download, tmp_path):
 def test_the_archive_is_left_alone_where_it_was_unpacked_and_read_where_it_was_not_wholly(download, tmp_path):
     folder = pack(download, tmp_path / "packed")
     write_recordings(folder)
-    records = Sph(LocalTree(folder)).index().records.to_pylist()
-    assert {row["path"] for row in records} == {f"records/{name}.h5" for name in AHA_CODES}
+    source = Sph(LocalTree(folder))
+    records = source.index().records.to_pylist()
+    assert {path for row in records for path in source.files_of(row)} == {f"records/{name}.h5" for name in AHA_CODES}
     (folder / "records" / "A00005.h5").unlink()
     source = pickle.loads(pickle.dumps(Sph(LocalTree(folder))))  # noqa: S301
     records = source.index().records.to_pylist()
-    paths = {row["record_id"]: row["path"] for row in records}
-    assert paths["A00005"] == "records.tar.gz/records/A00005.h5"
-    assert paths["A00006"] == "records/A00006.h5"
+    paths = {row["record_id"]: source.files_of(row) for row in records}
+    assert paths["A00005"] == ("records.tar.gz/records/A00005.h5",)
+    assert paths["A00006"] == ("records/A00006.h5",)
     read = list(source.read(records))
     whole = Sph(LocalTree(download))
     entries = whole.index().records.to_pylist()
+    assert entries == records  # and so the revision of result lines
     assert rows_to_table(read, source.features).equals(rows_to_table(list(whole.read(entries)), whole.features))
 
 

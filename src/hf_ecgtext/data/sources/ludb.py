@@ -61,10 +61,10 @@ class Ludb(WfdbSource):
 }"""
     description = (
         "`labels` holds the diagnoses of the header, one a line, as spelled there but for the full stop (`Rhythm: "
-        "Sinus rhythm`); there is no task, because the list of all spellings is not known here. `header_comments` has the "
-        "lines as they are. `age` is none where the header has no number (`>89`). The delineations of the waves are "
-        "left out. Each record is of another patient: `patient_id` repeats the record id. The splits are by a hash of "
-        "the record (80:10:10); none are published."
+        "Sinus rhythm`); there is no task, because the list of all spellings is not known here. `header_comments` has "
+        "the lines as they are. `age` is none where the header has no number (`>89`). The delineations of the waves "
+        "are left out. Each record is of another patient: `patient_id` repeats the record id. The splits are by a hash "
+        "of the record (80:10:10); none are published."
     )
     signal_suffix = ".dat"
 

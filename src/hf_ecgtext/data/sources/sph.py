@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -93,8 +94,8 @@ class Sph(EcgSource):
     description = (
         "`labels` holds the codes of the record's AHA/ACC/HRS statements, each once; 1 is a normal ECG. Their names "
         "are those of `code.csv`. `statements` has them as published, with their modifiers: `60+310` is the statement "
-        "60, modified by 310. Recordings have 10 to 56 s. `date` is the day of the recording. The splits are by a hash of "
-        "the patient (80:10:10); none are published."
+        "60, modified by 310. Recordings have 10 to 56 s. `date` is the day of the recording. The splits are by a hash "
+        "of the patient (80:10:10); none are published."
     )
 
     def __init__(self, files: FileTree, *, missing: str = "raise", split_table: str | None = None):
@@ -124,14 +125,13 @@ class Sph(EcgSource):
             _statements(text or "", name, codes)
             for name, text in zip(names, table.column("AHA_Code").to_pylist(), strict=True)
         ]
-        found = self._find_records()
+        found = self._paths
         split_of_patient = {patient: split_of(patient, SPLIT_FRACTIONS, self.name) for patient in set(patients)}
         records = pa.table(
             {
                 "record_id": table.column("ECG_ID"),
                 "patient_id": table.column("Patient_ID"),
                 "split": pa.array([split_of_patient[patient] for patient in patients], pa.string()),
-                "path": pa.array([found.get(name, f"records/{name}.h5") for name in names], pa.string()),
                 "num_samples": table.column("N"),
                 # Two records have one statement twice ("1;1").
                 "labels": pa.array(
@@ -162,7 +162,8 @@ class Sph(EcgSource):
 
     def files_of(self, entry: Mapping[str, Any]) -> tuple[str, ...]:
         """See [`EcgSource`]."""
-        return (str(entry["path"]),)
+        record = str(entry["record_id"])
+        return (self._paths.get(record, f"records/{record}.h5"),)
 
     def decode(self, entry: Mapping[str, Any], contents: Mapping[str, bytes]) -> dict[str, Any]:
         """See [`EcgSource`].
@@ -170,7 +171,7 @@ class Sph(EcgSource):
         Raises:
             ImportError: If h5py is not installed.
         """
-        record, path = str(entry["record_id"]), str(entry["path"])
+        record, (path,) = str(entry["record_id"]), self.files_of(entry)
         millivolts = _read_ecg(contents[path], record)
         expected = (len(STANDARD_LEADS), entry["num_samples"])
         if millivolts.shape != expected:
@@ -194,8 +195,12 @@ class Sph(EcgSource):
             attributes={name: entry[name] for name in ("statements", "age", "sex", "date")},
         )
 
-    def _find_records(self) -> dict[str, str]:
-        """Record -> path of its file; an unpacked one goes before the same in the archive."""
+    @cached_property
+    def _paths(self) -> dict[str, str]:
+        """Record -> path of its file; an unpacked one goes before the same in the archive.
+
+        It is no column of the index: the data is the same, packed or not.
+        """
         paths = self.files.list_files()
         packed = [path for path in paths if any(f"{name}/" in path for name in _ARCHIVES)]
         unpacked = sorted(set(paths) - set(packed))
