@@ -208,6 +208,20 @@ def test_a_file_that_cannot_be_right_costs_its_record_alone(tmp_path):
     }
 
 
+def test_a_lead_that_leaves_the_range_of_an_ecg_is_kept_as_published_and_a_record_of_such_leads_is_not(tmp_path):
+    write_sph(tmp_path)
+    railed, large = signal("A00002"), (signal("A00003") * 100).astype(np.float16)
+    railed[4, 100:900] = 1590
+    for name, stored in (("A00002", railed), ("A00003", large)):
+        with h5py.File(tmp_path / "records" / f"{name}.h5", "w") as file:
+            file["ecg"] = stored
+    source = Sph(LocalTree(tmp_path))
+    entries = {row["record_id"]: row for row in source.index().records.to_pylist()}
+    kept, refused = source.read([entries["A00002"], entries["A00003"]])
+    np.testing.assert_array_equal(kept["samples"], railed.astype(np.float32))
+    assert isinstance(refused, RecordError)
+
+
 @pytest.mark.parametrize(
     ("codes", "message"),
     [
