@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -149,6 +150,26 @@ def cinc2021(folder: Path) -> Written:
     return Written(folder, {}, ids)
 
 
+def sph(folder: Path) -> Written:
+    ids = {kind: f"A{number:05d}" for number, kind in enumerate(kinds(), start=1)}
+    (folder / "records").mkdir()
+    for kind, adc in kinds().items():
+        with h5py.File(folder / "records" / f"{ids[kind]}.h5", "w") as file:
+            file["ecg"] = np.where(adc == INVALID_SAMPLE, np.nan, adc / 1000.0).astype(np.float16)
+    rows = [f"{name},1,S{name[1:]},60,M,60,2020-01-01" for name in ids.values()]
+    (folder / "metadata.csv").write_text("\n".join(["ECG_ID,AHA_Code,Patient_ID,Age,Sex,N,Date", *rows, ""]))
+    (folder / "code.csv").write_text("Category,Code,Description\nA,1,Normal ECG\n")
+    return Written(folder, {}, ids)
+
+
+def ludb(folder: Path) -> Written:
+    ids = {kind: str(number) for number, kind in enumerate(kinds(), start=1)}
+    (folder / "data").mkdir()
+    for kind, adc in kinds().items():
+        write_record(folder / "data", ids[kind], adc, comments=["#<diagnoses>:", "#Rhythm: Sinus rhythm."])
+    return Written(folder, {}, ids)
+
+
 WRITERS: dict[str, Callable[[Path], Written]] = {
     "mimic_iv_ecg": mimic,
     "ptb_xl": ptb_xl,
@@ -156,6 +177,8 @@ WRITERS: dict[str, Callable[[Path], Written]] = {
     "cpsc2018 as published": cpsc2018_native,
     "cpsc2018 as PhysioNet copied it": cpsc2018_copy,
     "cinc2021": cinc2021,
+    "sph": sph,
+    "ludb": ludb,
 }
 """CODE-test, CODE-15 % and SaMi-Trop, whose tracings share files, have the same test in modules of their own."""
 

@@ -201,6 +201,18 @@ class SamiTropBuilder(EcgSourceBuilder):
     SOURCE_NAME = "sami_trop"
 
 
+class SphBuilder(EcgSourceBuilder):
+    """See `SOURCE` of [`hf_ecgtext.data.sources.sph`] for the options."""
+
+    SOURCE_NAME = "sph"
+
+
+class LudbBuilder(EcgSourceBuilder):
+    """See `SOURCE` of [`hf_ecgtext.data.sources.ludb`] for the options."""
+
+    SOURCE_NAME = "ludb"
+
+
 def source_builder(
     name: str,
     location: str | Path,
