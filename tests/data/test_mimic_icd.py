@@ -51,7 +51,7 @@ def codes_of(number: int) -> dict[str, list[str]]:
         "ed_diag_ed": ["R079"] if number % 2 else [],
         "ed_diag_hosp": ["I10", "Z87.891"] if number % 3 == 0 else [],
         "hosp_diag_hosp": [f"I48{number % 10}", "E119", "Z7901"],
-        "all_diag_hosp": [],
+        "all_diag_hosp": ["NoDx"] if number == 8 else [],
         "all_diag_all": ["I214"] * (number % 4),
     }
 

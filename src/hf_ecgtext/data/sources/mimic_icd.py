@@ -45,7 +45,8 @@ _READ: dict[str, pa.DataType] = {
     "gender": pa.string(),
     **dict.fromkeys(_FLAGS, pa.bool_()),
 }
-_CODES = r"^\[('[A-Z][0-9A-Z.]*'(, '[A-Z][0-9A-Z.]*')*)?\]$"
+# Wide on purpose: ICD-9 codes were translated, and tables for that have words such as NoDx among the codes.
+_CODES = r"^\[('[0-9A-Za-z.]+'(, '[0-9A-Za-z.]+')*)?\]$"
 
 
 def with_icd_codes(records: pa.Table, path: str, notes: list[str]) -> pa.Table:

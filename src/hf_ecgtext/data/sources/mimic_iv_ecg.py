@@ -162,7 +162,7 @@ Train, validation and test are drawn by a hash of the subject: no subject is in 
         return _WITH_ICD if "icd_table" in self.options else MIMIC_IV_ECG_FEATURES
 
     def tasks(self) -> tuple[LabelTask, ...]:
-        """None: MIMIC-IV-ECG has reports, but no labels; no published rule makes a task of the ICD codes."""
+        """None: MIMIC-IV-ECG has reports, but no labels; the ICD codes are columns only."""
         return ()
 
     def index(self) -> SourceIndex:
