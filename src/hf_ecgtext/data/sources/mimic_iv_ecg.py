@@ -15,6 +15,7 @@ from hf_ecgtext.data.files.tree import FileTree, find_root
 from hf_ecgtext.data.records import INVALID_SAMPLE
 from hf_ecgtext.data.report_cleaning import clean_mimic_report
 from hf_ecgtext.data.sources.base import SkippedRecord, SourceIndex, WfdbSource
+from hf_ecgtext.data.sources.mimic_icd import ICD_COLUMNS, with_icd_codes
 from hf_ecgtext.data.sources.options import skips_missing
 from hf_ecgtext.data.sources.split_table import with_split_table
 from hf_ecgtext.data.sources.tables import check_ids, check_paths, keep_present, read_csv_columns, rows_of
@@ -46,7 +47,8 @@ MIMIC_IV_ECG_FEATURES = ecg_features(
 """`report` holds the statements as they are; the times are in ms from the record's start (`rr_interval`: between two
 R waves), the axes in degrees."""
 
-_OWN_COLUMNS = tuple(MIMIC_IV_ECG_FEATURES)[len(ecg_features({})) :]
+_WITH_ICD = Features({**MIMIC_IV_ECG_FEATURES, **ICD_COLUMNS})
+_NUM_COMMON = len(ecg_features({}))
 _REPORTS = tuple(f"report_{number}" for number in range(18))
 _RECORD_COLUMNS = {"subject_id": pa.int64(), "study_id": pa.int64(), "ecg_time": pa.string(), "path": pa.string()}
 _MEASUREMENT_COLUMNS = {
@@ -84,6 +86,8 @@ class MimicIvEcg(WfdbSource):
         split_table (`str`, *optional*): Path of a csv file of records and splits, in place of the draw: ECG-FM's
             `meta_split.csv`, Ext-ICD's `records_w_diag_icd10.csv`, or one's own; see
             [`~hf_ecgtext.data.sources.split_table.read_split_table`].
+        icd_table (`str`, *optional*): Path of `records_w_diag_icd10.csv` of MIMIC-IV-ECG-Ext-ICD, for columns of ICD-10
+            codes, age and gender; see [`~hf_ecgtext.data.sources.mimic_icd.with_icd_codes`].
 
     The open demo (mimic-iv-ecg-demo 0.1, 659 records) comes without reports and is read without.
 
@@ -130,6 +134,7 @@ Train, validation and test are drawn by a hash of the subject: no subject is in 
         split_seed: int = 0,
         missing: str = "raise",
         split_table: str | None = None,
+        icd_table: str | None = None,
     ):
         if min_words < 0:
             raise ValueError(f"min_words must be 0 or more, not {min_words}.")
@@ -147,15 +152,17 @@ Train, validation and test are drawn by a hash of the subject: no subject is in 
             split_seed=split_seed,
             only_present=skips_missing(missing),
             split_table=split_table,
+            # Without one, folders and revisions stay what they were before there was this option.
+            **({} if icd_table is None else {"icd_table": icd_table}),
         )
 
     @property
     def features(self) -> Features:
-        """See [`MIMIC_IV_ECG_FEATURES`]."""
-        return MIMIC_IV_ECG_FEATURES
+        """See [`MIMIC_IV_ECG_FEATURES`]; with an ICD table also [`~hf_ecgtext.data.sources.mimic_icd.ICD_COLUMNS`]."""
+        return _WITH_ICD if "icd_table" in self.options else MIMIC_IV_ECG_FEATURES
 
     def tasks(self) -> tuple[LabelTask, ...]:
-        """None: MIMIC-IV-ECG has reports, but no labels."""
+        """None: MIMIC-IV-ECG has reports, but no labels; the ICD codes are columns only."""
         return ()
 
     def index(self) -> SourceIndex:
@@ -203,6 +210,8 @@ Train, validation and test are drawn by a hash of the subject: no subject is in 
             )
         ]
         table = table.filter(is_long)
+        if icd_table := self.options.get("icd_table"):
+            table = with_icd_codes(table, icd_table, notes)
         if self.options["only_present"]:
             table = keep_present(table, self.files, "files", self.signal_suffix, notes)
         return with_split_table(SourceIndex(table.combine_chunks(), left_out, notes), self)
@@ -218,7 +227,7 @@ Train, validation and test are drawn by a hash of the subject: no subject is in 
                 f"its header is of subject {subject}, but {RECORDS_FILE} says {entry['patient_id']}.",
                 "Download the record and the tables again, of the same version.",
             )
-        return entry["report"], (), {name: entry[name] for name in _OWN_COLUMNS}
+        return entry["report"], (), {name: entry[name] for name in tuple(self.features)[_NUM_COMMON:]}
 
     def decode(self, entry: Mapping[str, Any], contents: Mapping[str, bytes]) -> dict[str, Any]:
         """See [`~hf_ecgtext.data.sources.base.EcgSource`]."""
