@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.processing.lead_checks.electrode_reversal import (
     SUSPICION,
-    points_against_v6,
     reversal_rows,
     reversal_samples,
-    suspects_reversal,
+    suspected_reversals,
 )
 from hf_ecgtext.processing.lead_checks.limb_leads import agree, find_contradiction, limb_rows, quick_samples
 
@@ -48,9 +47,9 @@ def check_leads(
             _treat(signals[record], names, record_ids[record], policy, notices)
     if rows := reversal_rows(names, sampling_rate_hz):
         few = signals[:, rows, reversal_samples(signals.shape[-1], sampling_rate_hz)]
-        for record in np.flatnonzero(points_against_v6(few)).tolist():
+        for record in np.flatnonzero(suspected_reversals(few)).tolist():
             # Of leads that contradict each other, as a lead upside down does, a reversal cannot be told.
-            if suspects_reversal(few[record]) and find_contradiction(signals[record], names) is None:
+            if find_contradiction(signals[record], names) is None:
                 notices[SUSPICION].append(record_ids[record])
 
 
@@ -89,13 +88,6 @@ class QuickTest:
     passes: Callable[[NDArray[np.floating]], NDArray[np.bool_]]
 
 
-def _raise_no_suspicion(signals: NDArray[np.floating]) -> NDArray[np.bool_]:
-    right = ~points_against_v6(signals)
-    for record in np.flatnonzero(~right).tolist():
-        right[record] = not suspects_reversal(signals[record])
-    return right
-
-
 def quick_tests(names: Sequence[str | None], num_samples: int, sampling_rate_hz: float) -> list[QuickTest]:
     """The tests for recordings with these rows, length and rate; none where nothing can be checked."""
     tests = []
@@ -104,5 +96,5 @@ def quick_tests(names: Sequence[str | None], num_samples: int, sampling_rate_hz:
         tests.append(QuickTest(limb, quick_samples(num_samples), lambda signals: agree(signals, leads)))
     if rows := reversal_rows(names, sampling_rate_hz):
         few = reversal_samples(num_samples, sampling_rate_hz)
-        tests.append(QuickTest(rows, few, _raise_no_suspicion))
+        tests.append(QuickTest(rows, few, lambda signals: ~suspected_reversals(signals)))
     return tests
