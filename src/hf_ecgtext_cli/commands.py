@@ -89,7 +89,14 @@ def _train(parser: CommandParser) -> None:
 
 
 def _evaluate(parser: CommandParser) -> None:
-    parser.add_argument("--model", nargs="+", required=True, help="folders or Hub repositories of trained models")
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        required=True,
+        metavar="FOLDER or NAME=FOLDER,FOLDER",
+        help="folders or Hub repositories of trained models; several trainings of one model as NAME=FOLDER,FOLDER: "
+        "results are means over them, with an interval for another training",
+    )
     parser.add_argument(
         "--data",
         nargs="+",
@@ -193,6 +200,12 @@ def _compare(parser: CommandParser) -> None:
     _add_prompts(parser)
     _add_seed(parser, "of weights, order and bootstrap")
     _add_random_encoders(parser)
+    parser.add_argument(
+        "--trainings",
+        type=int,
+        default=1,
+        help="trainings of each method, with seeds from --seed on; answers are means over them (default: 1)",
+    )
     _add_output_dir(parser, "default: %(default)s", "compare")
     _add_resume(parser)
     _add_results(parser)

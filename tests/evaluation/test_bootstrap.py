@@ -5,13 +5,10 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from hf_ecgtext.errors import RecordError
-from hf_ecgtext.evaluation.statistics.bootstrap import (
-    bootstrap_intervals,
-    paired_difference,
-    patient_strata,
-    resample_weights,
-)
-from hf_ecgtext.evaluation.statistics.metrics import auroc, top1_f1
+from hf_ecgtext.evaluation.statistics.bootstrap import bootstrap_intervals, resample_weights
+from hf_ecgtext.evaluation.statistics.calibration_metrics import ece_equal_mass
+from hf_ecgtext.evaluation.statistics.intervals import prediction_interval
+from hf_ecgtext.evaluation.statistics.metrics import auroc, average_precision, top1_f1
 
 
 @pytest.fixture
@@ -23,74 +20,98 @@ def sample() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rng.normal(size=(150, 3)) + targets, targets, np.r_[:4, rng.integers(4, 104, 146)]
 
 
-def test_intervals_equal_a_slow_loop_that_repeats_rows(sample):
+def test_resamples_equal_a_slow_loop_that_repeats_rows(sample):
     scores, targets, patients = sample
     result = bootstrap_intervals(scores, targets, patients, num_resamples=25, confidence=0.9, seed=3)
     references = {"auroc": roc_auc_score, "average_precision": average_precision_score}
     assert set(result) == set(references)
+    common = slice(0, 2)  # resamples lack the third class now and then
     for name, reference in references.items():
-        slow = np.empty((25, 3))
-        for resample, counts in enumerate(resample_weights(targets, patients, num_resamples=25, seed=3)):
+        slow = np.empty((25, 2))
+        for resample, counts in enumerate(resample_weights(150, patients, num_resamples=25, seed=3)):
             rows = np.repeat(np.arange(150), counts)
-            slow[resample] = [reference(targets[rows, index], scores[rows, index]) for index in range(3)]
-        np.testing.assert_allclose(result[name].resamples, slow, rtol=1e-12)
-        np.testing.assert_allclose(
-            np.array(result[name].per_class())[:, 1:], np.quantile(slow, (0.05, 0.95), axis=0).T, rtol=1e-12
-        )
-        np.testing.assert_allclose(result[name].macro()[1:], np.quantile(slow.mean(axis=1), (0.05, 0.95)), rtol=1e-12)
+            slow[resample] = [reference(targets[rows, index], scores[rows, index]) for index in range(2)]
+        np.testing.assert_allclose(result[name].resamples[0, :, common], slow, rtol=1e-12)
+        np.testing.assert_allclose(result[name].macro_resamples(5), slow.mean(axis=1), rtol=1e-12)
         expected = [reference(targets[:, index], scores[:, index]) for index in range(3)]
         np.testing.assert_allclose(result[name].values, expected, rtol=1e-12)
-        assert result[name].macro().value == pytest.approx(np.mean(expected))
+        assert result[name].macro(5).value == pytest.approx(np.mean(expected[:2]))
+        assert result[name].macro(1).value == pytest.approx(np.mean(expected))
+    slow_means = result["auroc"].macro_resamples(5)
+    np.testing.assert_allclose(result["auroc"].macro(5)[1:], np.quantile(slow_means, (0.05, 0.95)), rtol=1e-12)
 
 
-def test_all_records_of_a_patient_are_drawn_together_and_strata_keep_their_size(sample):
-    _, targets, patients = sample
-    weights = resample_weights(targets, patients, num_resamples=40)
+def test_patients_are_drawn_with_replacement_and_with_all_their_records(sample):
+    _, _, patients = sample
+    weights = resample_weights(150, patients, num_resamples=400)
     unique, first, indices = np.unique(patients, return_index=True, return_inverse=True)
     np.testing.assert_array_equal(weights, weights[:, first][:, indices])
-    strata = patient_strata(targets.astype(bool), indices)
-    for stratum in np.unique(strata):
-        members = np.isin(np.arange(len(unique)), np.flatnonzero(strata == stratum))
-        assert (weights[:, first][:, members].sum(axis=1) == members.sum()).all()
-    assert len(np.unique(weights, axis=0)) == 40
-
-
-def test_a_patient_belongs_to_the_rarest_class_of_all_their_records():
-    positive = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0], [1, 0, 1]], dtype=bool)
-    patient_of_record = np.array([0, 0, 1, 2, 3])
-    # In patients: class 0 has three, classes 1 and 2 one each. Patient 2 has no label.
-    assert patient_strata(positive, patient_of_record).tolist() == [1, 0, 3, 2]
-
-
-def test_the_rarest_class_never_vanishes_from_a_resample(sample):
-    scores, targets, patients = sample
-    result = bootstrap_intervals(scores, targets, patients, [auroc], num_resamples=300)["auroc"]
-    assert result.num_undefined.tolist() == [0, 0, 0]
-    weights = resample_weights(targets, patients, num_resamples=300)
-    assert (weights @ targets[:, 2] == 4).all()
+    assert (weights[:, first].sum(axis=1) == len(unique)).all()
+    # Plain draws: the number of times a patient is drawn has mean 1 and variance 1 - 1/n, the rare ones' too.
+    np.testing.assert_allclose(weights[:, first].mean(axis=0), 1, atol=0.25)
+    assert weights[:, first][:, :4].var() == pytest.approx(1, abs=0.15)
 
 
 def test_resamples_without_a_class_are_counted_and_left_out():
-    # Each of the two patients with class 2 shares the stratum of another class with a patient who lacks class 2, so
-    # that class 2 vanishes from one resample in 16. Class 3 has no positive.
     targets = np.array([[1, 0, 1, 0], [1, 0, 0, 0], [0, 1, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     scores = np.random.default_rng(1).normal(size=targets.shape)
     scores[:, 2] = targets[:, 2]
     result = bootstrap_intervals(scores, targets, None, [auroc], num_resamples=200)["auroc"]
-    weights = resample_weights(targets, None, num_resamples=200)
-    num_negatives = weights @ (1 - targets)
-    num_positives = weights @ targets
-    expected = ((num_positives == 0) | (num_negatives == 0)).sum(axis=0)
+    weights = resample_weights(6, None, num_resamples=200)
+    expected = ((weights @ targets == 0) | (weights @ (1 - targets) == 0)).sum(axis=0)
     np.testing.assert_array_equal(result.num_undefined, expected)
     assert 0 < result.num_undefined[2] < 200
     assert result.num_undefined[3] == 200
-    assert result.per_class()[2] == (1.0, 1.0, 1.0)
     assert np.isnan(result.per_class()[3]).all()
-    assert np.isfinite(result.macro()).all()
-    assert result.macro().value == pytest.approx(np.nanmean(result.values))
+    assert result.macro(1).value == pytest.approx(np.nanmean(result.values))
 
 
-def test_a_class_with_one_positive_patient_has_a_value_but_no_interval(sample):
+def test_a_macro_mean_over_a_class_with_few_positives_has_a_value_and_no_interval(sample):
+    scores, targets, patients = sample
+    result = bootstrap_intervals(scores, targets, patients, [auroc], num_resamples=40)["auroc"]
+    everything, headline = result.macro(1), result.macro(5)
+    assert np.isfinite(everything.value)
+    assert np.isnan(everything[1:]).all()
+    assert result.too_rare(1).tolist() == [False, False, True]
+    assert headline.low < headline.value < headline.high
+    assert result.counted(5).tolist() == [True, True, False]
+    assert np.isnan(result.macro(200)).all()
+
+
+def test_a_class_that_nearly_all_records_have_is_as_rare_as_one_that_few_have(sample):
+    scores, targets, patients = sample
+    result = bootstrap_intervals(scores, 1 - targets, patients, [auroc], num_resamples=40)["auroc"]
+    assert result.too_rare(5).tolist() == [False, False, True]
+    assert np.isnan(result.macro(5)[1:]).all()
+
+
+def test_average_precision_has_a_macro_interval_only_over_frequent_classes(sample):
+    scores, targets, patients = sample
+    result = bootstrap_intervals(scores, targets, patients, [average_precision], num_resamples=100)["average_precision"]
+    assert result.num_positives.min() == 4
+    assert np.isnan(result.macro(1)[1:]).all()
+    frequent = result.macro(20)
+    assert frequent.low < frequent.value < frequent.high
+
+
+def test_a_calibration_error_has_no_interval(sample):
+    _, targets, patients = sample
+    probabilities = np.random.default_rng(3).random(targets.shape)
+    result = bootstrap_intervals(probabilities, targets, patients, [ece_equal_mass], num_resamples=20)["ece_equal_mass"]
+    assert np.isfinite(result.macro(5).value)
+    assert np.isnan(result.macro(5)[1:]).all()
+    assert all(np.isnan(interval[1:]).all() for interval in result.per_class())
+
+
+def test_a_mean_over_one_class_has_the_interval_of_that_class(sample):
+    scores, targets, patients = sample
+    result = bootstrap_intervals(scores, targets, patients, [auroc], num_resamples=20)["auroc"]
+    least = int(np.sort(result.num_positives)[-1])
+    assert result.counted(least).sum() == 1
+    assert result.macro(least) == result.per_class()[int(result.num_positives.argmax())]
+
+
+def test_a_class_with_one_positive_patient_has_a_wide_interval(sample):
     scores, targets, patients = sample
     targets[:, 2] = 0
     targets[:2, 2] = 1
@@ -98,8 +119,9 @@ def test_a_class_with_one_positive_patient_has_a_value_but_no_interval(sample):
     result = bootstrap_intervals(scores, targets, patients, [auroc], num_resamples=20)["auroc"]
     assert result.num_positives[2] == 2
     assert result.num_positive_patients[2] == 1
-    assert np.isfinite(result.per_class()[2].value)
-    assert np.isnan(result.per_class()[2][1:]).all()
+    interval = result.per_class()[2]
+    assert interval.low < interval.value < interval.high
+    assert interval.high - interval.low > 0.4
 
 
 def test_the_seed_decides_the_resamples(sample):
@@ -124,42 +146,41 @@ def test_clustering_widens_the_interval_when_records_of_a_patient_are_copies():
     assert independent.high - independent.low < 0.6 * (clustered.high - clustered.low)
 
 
-def test_several_score_arrays_average_the_value_and_pool_the_resamples(sample):
+def test_the_interval_of_several_runs_is_that_of_their_mean_on_the_same_resamples(sample):
     scores, targets, patients = sample
     noise = scores + np.random.default_rng(4).normal(size=scores.shape)
     both = bootstrap_intervals([scores, noise], targets, patients, [auroc], 30)["auroc"]
     one, two = (bootstrap_intervals(run, targets, patients, [auroc], 30)["auroc"] for run in (scores, noise))
     np.testing.assert_allclose(both.values, (one.values + two.values) / 2)
-    np.testing.assert_array_equal(both.resamples, np.concatenate([one.resamples, two.resamples]))
+    np.testing.assert_array_equal(both.resamples, np.stack([one.resamples[0], two.resamples[0]]))
+    means = (one.macro_resamples(5) + two.macro_resamples(5)) / 2
+    np.testing.assert_allclose(both.macro(5)[1:], np.quantile(means, (0.025, 0.975)))
 
 
-def test_a_paired_difference_uses_the_same_resamples(sample):
+def test_the_prediction_interval_adds_the_variance_between_trainings(sample):
     scores, targets, patients = sample
-    noise = scores + np.random.default_rng(5).normal(size=scores.shape)
-    difference = paired_difference(scores, noise, targets, patients, [auroc], 50)["auroc"]
-    a, b = (bootstrap_intervals(run, targets, patients, [auroc], 50)["auroc"] for run in (scores, noise))
-    np.testing.assert_array_equal(difference.resamples, a.resamples - b.resamples)
-    np.testing.assert_array_equal(difference.values, a.values - b.values)
-    shares = (difference.resamples <= 0).mean(axis=0)
-    np.testing.assert_allclose(difference.share_not_above_zero(), shares)
-    macro_share = (difference.resamples.mean(axis=1) <= 0).mean()
-    assert difference.macro_share_not_above_zero() == pytest.approx(macro_share)
+    rng = np.random.default_rng(4)
+    runs = [scores + noise * rng.normal(size=scores.shape) for noise in (0.0, 1.0, 2.0)]
+    result = bootstrap_intervals(runs, targets, patients, [auroc], 200)["auroc"]
+    np.testing.assert_allclose(result.unit_values(5), result.run_values[:, :2].mean(axis=1))
+    low, high = result.prediction(5)
+    assert low < result.macro(5).low
+    assert high > result.macro(5).high
+    assert bootstrap_intervals(scores, targets, patients, [auroc], 200)["auroc"].prediction(5) is None
+    assert result.prediction(1) is None  # nor has the mean over all classes an interval
 
 
-def test_equal_scores_differ_by_exactly_zero_in_every_resample(sample):
+def test_draws_within_a_training_are_averaged_before_trainings_are_compared(sample):
     scores, targets, patients = sample
-    difference = paired_difference(scores, 2 * scores, targets, patients, [auroc], 20)["auroc"]
-    assert difference.macro() == (0.0, 0.0, 0.0)
-    assert difference.macro_share_not_above_zero() == 1.0
-
-
-def test_a_paired_difference_compares_every_pair_of_runs(sample):
-    scores, targets, patients = sample
-    runs = [scores + np.random.default_rng(seed).normal(size=scores.shape) for seed in range(3)]
-    difference = paired_difference(scores, runs, targets, patients, [auroc], 10)["auroc"]
-    assert difference.resamples.shape == (30, 3)
-    last = paired_difference(scores, runs[2], targets, patients, [auroc], 10)["auroc"]
-    np.testing.assert_array_equal(difference.resamples[20:], last.resamples)
+    rng = np.random.default_rng(5)
+    runs = [scores + rng.normal(size=scores.shape) for _ in range(6)]
+    result = bootstrap_intervals(runs, targets, patients, [auroc], 50, num_units=3)["auroc"]
+    per_run = result.run_values[:, :2].mean(axis=1)
+    np.testing.assert_allclose(result.unit_values(5), per_run.reshape(3, 2).mean(axis=1))
+    expected = prediction_interval(result.unit_values(5), result.macro_resamples(5), 0.95)
+    assert result.prediction(5) == (max(expected[0], 0), min(expected[1], 1))
+    with pytest.raises(ValueError, match="6 runs do not fall into 4 trainings"):
+        bootstrap_intervals(runs, targets, patients, [auroc], 50, num_units=4)
 
 
 def test_other_metrics_of_the_module_can_be_given():
@@ -193,22 +214,3 @@ def test_settings_out_of_range_are_refused(sample, changes, message):
     arguments = {"scores": scores, "targets": targets, "patient_ids": patients} | changes
     with pytest.raises(ValueError, match=message):
         bootstrap_intervals(**arguments)
-
-
-def test_paired_runs_are_compared_one_by_one():
-    rng = np.random.default_rng(4)
-    targets = (rng.random((60, 2)) < 0.4).astype(int)
-    shared = 3 * rng.normal(size=(4, 1, 1)) * rng.normal(size=(4, 60, 2))  # what both runs of a draw have in common
-    first, second = shared + targets + 0.1 * rng.normal(size=(4, 60, 2)), shared + 0.1 * rng.normal(size=(4, 60, 2))
-    paired = paired_difference(first, second, targets, None, [auroc], 50, pair_runs=True)["auroc"]
-    crossed = paired_difference(first, second, targets, None, [auroc], 50)["auroc"]
-    assert paired.resamples.shape == (4 * 50, 2)
-    assert crossed.resamples.shape == (16 * 50, 2)
-    by_hand = [
-        paired_difference(a, b, targets, None, [auroc], 50)["auroc"].resamples
-        for a, b in zip(first, second, strict=True)
-    ]
-    np.testing.assert_array_equal(paired.resamples, np.concatenate(by_hand))
-    np.testing.assert_array_equal(paired.values, crossed.values)
-    with pytest.raises(ValueError, match="not of as many runs"):
-        paired_difference(first, second[:3], targets, None, [auroc], 50, pair_runs=True)

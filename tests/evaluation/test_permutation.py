@@ -5,11 +5,11 @@ import itertools
 import numpy as np
 import pytest
 from scipy.stats import rankdata
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from hf_ecgtext.errors import RecordError
 from hf_ecgtext.evaluation.statistics.metrics import auroc
-from hf_ecgtext.evaluation.statistics.permutation import holm, permutation_test
+from hf_ecgtext.evaluation.statistics.permutation import PairedDifference, holm, paired_difference
 
 
 def sample(seed: int, num_records: int = 60, num_classes: int = 3) -> tuple[np.ndarray, ...]:
@@ -20,6 +20,11 @@ def sample(seed: int, num_records: int = 60, num_classes: int = 3) -> tuple[np.n
     a = np.round(rng.normal(size=targets.shape) + targets, 1)
     b = np.round(100 * rng.normal(size=targets.shape) + 30 * targets, -1)
     return a, b, targets, rng.integers(0, num_records // 2, num_records)
+
+
+def permutation_test(*arguments, **options) -> PairedDifference:
+    """That of areas under the ROC curve."""
+    return paired_difference(*arguments[:4], [auroc], *arguments[4:], **options)["auroc"]
 
 
 def area_difference(a: np.ndarray, b: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -51,7 +56,7 @@ def test_all_swaps_of_few_patients_equal_their_enumeration():
     np.testing.assert_allclose(test.p_values(), (np.abs(slow) >= np.abs(observed) - 1e-9).mean(axis=0))
     extreme = np.abs(slow.mean(axis=1)) >= abs(observed.mean()) - 1e-9
     assert test.macro_p_value() == pytest.approx(extreme.mean())
-    assert test.macro() == pytest.approx(observed.mean())
+    assert test.macro().value == pytest.approx(observed.mean())
 
 
 def test_random_swaps_equal_a_slow_loop_over_the_same_swaps():
@@ -71,7 +76,7 @@ def test_random_swaps_equal_a_slow_loop_over_the_same_swaps():
 def test_equal_scores_have_p_one():
     a, _, targets, patients = sample(2)
     test = permutation_test(a, a, targets, patients, num_permutations=50)
-    assert test.macro() == 0
+    assert test.macro().value == pytest.approx(0)
     assert test.macro_p_value() == 1
     assert (test.p_values() == 1).all()
 
@@ -146,10 +151,53 @@ def test_a_class_without_positives_has_no_p_and_rare_classes_can_be_left_out():
     targets[:3, 2] = 1
     test = permutation_test(a, b, targets, patients, 40)
     assert np.isnan(test.p_values()).tolist() == [False, True, False]
-    assert test.macro() == pytest.approx(np.nanmean(test.values))
-    assert test.macro(min_positives=20) == test.values[0]
+    assert test.macro(min_positives=1).value == pytest.approx(np.nanmean(test.values))
+    assert test.macro(min_positives=20).value == test.values[0]
     assert test.macro_p_value(min_positives=20) == test.p_values()[0]
     assert np.isnan(test.macro_p_value(min_positives=1000))
+
+
+@pytest.mark.parametrize("few_patients", [True, False])
+def test_the_interval_leaves_out_zero_exactly_where_p_is_small(few_patients):
+    significant = 0
+    for seed in range(60):
+        a, b, targets, patients = sample(seed, num_records=24 if few_patients else 60, num_classes=2)
+        owners = np.arange(24) // 3 if few_patients else patients
+        found = paired_difference(a + 0.4 * seed / 60 * targets, b, targets, owners, num_permutations=256, seed=seed)
+        for difference in found.values():
+            assert difference.is_exhaustive == few_patients
+            pairs = [(difference.macro(1), difference.macro_p_value(1))]
+            pairs += list(zip(difference.per_class(), difference.p_values(), strict=True))
+            for interval, p_value in pairs:
+                assert (interval.low <= 0 <= interval.high) == (p_value >= 0.05)
+                significant += p_value < 0.05
+    assert significant > 20
+
+
+def test_average_precision_is_tested_by_the_same_swaps():
+    a, b, targets, patients = sample(13)
+    found = paired_difference(a, b, targets, patients, num_permutations=30, seed=4)["average_precision"]
+    order = list(dict.fromkeys(patients.tolist()))
+    coins = np.random.default_rng(4).integers(0, 2, size=(30, len(order)), dtype=np.int8).astype(bool)
+    ranks_a, ranks_b = rankdata(a, axis=0), rankdata(b, axis=0)
+    for coin, permuted in zip(coins, found.permuted, strict=True):
+        swap = dict(zip(order, coin, strict=True))
+        swapped = np.array([swap[patient] for patient in patients])[:, None]
+        new_a, new_b = np.where(swapped, ranks_b, ranks_a), np.where(swapped, ranks_a, ranks_b)
+        expected = [
+            average_precision_score(targets[:, i], new_a[:, i]) - average_precision_score(targets[:, i], new_b[:, i])
+            for i in range(3)
+        ]
+        np.testing.assert_allclose(permuted, expected, atol=1e-12)
+
+
+def test_too_few_swaps_for_any_significance_give_no_interval():
+    a, b, targets, _ = sample(14, num_records=12)
+    test = permutation_test(a, b, targets, np.arange(12) // 3, 100)  # 16 swaps: no p below 2 / 16
+    assert test.is_exhaustive
+    assert test.macro_p_value(1) >= 0.05
+    interval = test.macro(1)
+    assert np.isnan(interval.low) or interval.low <= 0 <= interval.high
 
 
 def test_settings_and_inputs_out_of_range_are_refused():

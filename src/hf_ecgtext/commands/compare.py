@@ -19,8 +19,9 @@ from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
 from hf_ecgtext.evaluation.protocols import STRICT
 from hf_ecgtext.evaluation.results import EvaluationResult
+from hf_ecgtext.harness.baselines import first_training
 from hf_ecgtext.harness.matrix import run_matrix
-from hf_ecgtext.harness.models import EvaluatedModel, RandomModel, TrainedModel
+from hf_ecgtext.harness.models import EvaluatedModel, PooledModel, RandomModel, TrainedModel
 from hf_ecgtext.harness.plan import MatrixPlan
 from hf_ecgtext.io import written_whole
 from hf_ecgtext.methods import get_recipe
@@ -37,24 +38,55 @@ def run(arguments: argparse.Namespace) -> None:
     """Train what is not trained yet, score what is not scored yet, compare."""
     if arguments.reference not in arguments.methods:
         raise ValueError(f"--reference {arguments.reference} is not among --methods {' '.join(arguments.methods)}.")
-    folders = {method: arguments.output_dir / method for method in arguments.methods}
-    for method, folder in folders.items():
-        _train(method, folder, arguments)
+    if arguments.trainings < 1:
+        raise ValueError(f"--trainings is {arguments.trainings}; each method is trained at least once.")
+    folders = {method: _folders(method, arguments) for method in arguments.methods}
+    for method, trainings in folders.items():
+        for seed, folder in trainings.items():
+            _train(method, folder, seed, arguments)
     results = _evaluate(folders, _open_data(arguments), arguments)
     if arguments.results:
         _write(arguments.results, [result.to_json() for result in results])
-        runs = {method: _read_run(folder) for method, folder in folders.items()}
-        _write(arguments.results.with_suffix(".runs.json"), [json.dumps(runs, indent=2)])
+        _write(arguments.results.with_suffix(".runs.json"), [json.dumps(_runs(folders), indent=2)])
     style: Any = "markdown" if arguments.markdown else "terminal"
-    titles = {str(folder): method for method, folder in folders.items()}
+    titles = {_name(method, folders): method for method in folders}
     for table in benchmark_tables(headlines(results, "average_precision"), titles=titles, published=False):
         print(table.render(style))
-    print(runs_table({method: _read_run(folder) for method, folder in folders.items()}, style))
+    print(runs_table(_runs(folders), style))
 
 
-def _train(method: str, folder: Path, arguments: argparse.Namespace) -> None:
+_Folders = dict[str, dict[int, Path]]
+"""By method and seed."""
+
+
+def _folders(method: str, arguments: argparse.Namespace) -> dict[int, Path]:
+    seeds = range(arguments.seed, arguments.seed + arguments.trainings)
+    if len(seeds) == 1:
+        return {arguments.seed: arguments.output_dir / method}
+    return {seed: arguments.output_dir / f"seed{seed}" / method for seed in seeds}
+
+
+def _name(method: str, folders: _Folders) -> str:
+    """How the result lines call a method: by its folder, or by itself where several trainings are pooled."""
+    trainings = folders[method]
+    return method if len(trainings) > 1 else str(next(iter(trainings.values())))
+
+
+def _runs(folders: _Folders) -> dict[str, Any]:
+    """What the trainings cost; of several, of the first, with the seconds and best epochs of all."""
+    found: dict[str, Any] = {}
+    for method, trainings in folders.items():
+        runs = [_read_run(folder) for folder in trainings.values()]
+        found[method] = runs[0]
+        if len(runs) > 1:
+            found[method] |= {name: [run[name] for run in runs] for name in ("seconds", "best_epoch")}
+            found[method]["seeds"] = list(trainings)
+    return found
+
+
+def _train(method: str, folder: Path, seed: int, arguments: argparse.Namespace) -> None:
     """Train one method, or go on where a killed run stopped; nothing is done twice."""
-    settings = {name: getattr(arguments, name) for name in _TRAINING_SETTINGS}
+    settings = {name: getattr(arguments, name) for name in _TRAINING_SETTINGS} | {"seed": seed}
     if _run_file(folder).is_file():
         differing = [name for name in settings if _read_run(folder).get("settings", {}).get(name) != settings[name]]
         if differing:
@@ -73,7 +105,7 @@ def _train(method: str, folder: Path, arguments: argparse.Namespace) -> None:
         raise FileExistsError(
             f"'{folder}' holds a model that no comparison trained. Choose another --output-dir, or delete it."
         )
-    print(f"{method}: training with recipe {arguments.recipe} ...")
+    print(f"{method}, seed {seed}: training with recipe {arguments.recipe} ...")
     started = time.monotonic()
     resumed = arguments.resume and last_complete_checkpoint(folder) is not None
     outcome = train(
@@ -84,7 +116,7 @@ def _train(method: str, folder: Path, arguments: argparse.Namespace) -> None:
         output_dir=folder,
         settings=parse_settings(arguments.overrides),
         data_settings=parse_settings(arguments.data_set),
-        seed=arguments.seed,
+        seed=seed,
         resume=resumed,
         before_training=describe_training,
     )
@@ -105,23 +137,26 @@ def _train(method: str, folder: Path, arguments: argparse.Namespace) -> None:
     _write(_run_file(folder), [json.dumps(run, indent=2)])
 
 
-def _evaluate(folders: dict[str, Path], data: EcgData, arguments: argparse.Namespace) -> list[EvaluationResult]:
+def _evaluate(folders: _Folders, data: EcgData, arguments: argparse.Namespace) -> list[EvaluationResult]:
     """Zero-shot answers of all methods and their random initialisations, and the differences to the reference."""
-    trained = [
-        TrainedModel(str(folder), *load_checkpoint(str(folder)), load_ledger(str(folder)), seed=arguments.seed)
-        for folder in folders.values()
-    ]
+    trained: list[TrainedModel | PooledModel] = []
+    for method, trainings in folders.items():
+        found = [
+            TrainedModel(str(folder), *load_checkpoint(str(folder)), load_ledger(str(folder)), seed=seed)
+            for seed, folder in trainings.items()
+        ]
+        trained.append(found[0] if len(found) == 1 else PooledModel(_name(method, folders), found))
     models: list[EvaluatedModel] = [*trained]
     if arguments.random_encoders:
         seeds = range(arguments.seed, arguments.seed + arguments.random_encoders)
-        models += [RandomModel(model, seeds) for model in trained]
+        models += [RandomModel(first_training(model), seeds, model.name) for model in trained]
     plan = MatrixPlan(
         models=models,
         data=[data],
         protocols=[STRICT],
         prompt_sets=arguments.prompts,
         seed=arguments.seed,
-        reference=str(folders[arguments.reference]),
+        reference=_name(arguments.reference, folders),
         allow_seen=arguments.allow_seen,
     )
     folder = arguments.output_dir / "evaluation"

@@ -19,15 +19,16 @@ from hf_ecgtext.evaluation.downstream.human_readers import human_readers
 from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol, get_protocol
 from hf_ecgtext.evaluation.results import write_results
-from hf_ecgtext.harness.baselines import baseline_models
+from hf_ecgtext.harness.baselines import baseline_models, first_training
 from hf_ecgtext.harness.matrix import MatrixOutcome, run_matrix
-from hf_ecgtext.harness.models import EvaluatedModel, TrainedModel
+from hf_ecgtext.harness.models import EvaluatedModel, PooledModel, TrainedModel
 from hf_ecgtext.harness.plan import MatrixPlan
 from hf_ecgtext.reporting.figures.embeddings import EmbeddedTask
 from hf_ecgtext.reporting.tables.all import benchmark_tables, headlines
 from hf_ecgtext.reporting.tables.classes import class_tables
 from hf_ecgtext.reporting.tables.readers import reader_table
 from hf_ecgtext.reporting.tables.render import NamedTable, Style
+from hf_ecgtext.training.recorded_recipe import recorded_seed
 from hf_ecgtext.training.settings import explain_settings
 
 
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         `int`: 0, or 1 if something could not be evaluated; it is listed.
     """
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    models = [load_model(name, device, arguments.dtype, arguments.seed) for name in arguments.model]
+    models = [load_models(text, device, arguments.dtype, arguments.seed) for text in arguments.model]
     data = open_all(arguments.data, arguments.data_dir, arguments.data_set)  # takes longer than a wrong folder's name
     cache_folder = arguments.cache or arguments.output_dir / "features"
     evaluated: list[EvaluatedModel] = [*models]
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.output_dir / "pages",
             outcome.results,
             outcome.scores,
-            titles=_titles(arguments.model),
+            titles=_titles([model.name for model in models]),
             features=_embedded_tasks(plan, models, cache),
             failed=outcome.failed,
             protocols=plan.protocols,
@@ -115,10 +116,26 @@ def open_all(names: list[str], data_dir: str | None, settings: list[str]) -> lis
     return opened
 
 
+def load_models(text: str, device: str, dtype: Literal["float32", "bfloat16"], seed: int) -> TrainedModel | PooledModel:
+    """A checkpoint, or several trainings of a model, on a device.
+
+    Args:
+        text (`str`): A folder or repository; or `NAME=FOLDER,FOLDER,...`.
+        device, dtype (`str`): Where and how they compute.
+        seed (`int`): Of a checkpoint that does not say with which seed it was trained.
+    """
+    title, separator, places = text.partition("=")
+    if not separator or Path(text).is_dir():
+        return load_model(text, device, dtype, seed)
+    return PooledModel(title, [load_model(place, device, dtype, seed) for place in places.split(",")])
+
+
 def load_model(name: str, device: str, dtype: Literal["float32", "bfloat16"], seed: int) -> TrainedModel:
     """A checkpoint with its processor and ledger, on a device."""
     model, processor = load_checkpoint(name)
-    return TrainedModel(name, model.to(device), processor, load_ledger(name), dtype=dtype, seed=seed)
+    recorded = recorded_seed(name)
+    own_seed = seed if recorded is None else recorded
+    return TrainedModel(name, model.to(device), processor, load_ledger(name), dtype=dtype, seed=own_seed)
 
 
 def reader_tables(data: Sequence[EcgData], num_resamples: int, seed: int) -> list[NamedTable]:
@@ -133,7 +150,9 @@ def _titles(models: Sequence[str]) -> dict[str, str]:
     return {model: name if names.count(name) == 1 else model for model, name in zip(models, names, strict=True)}
 
 
-def _embedded_tasks(plan: MatrixPlan, models: Sequence[TrainedModel], cache: FeatureCache) -> list[EmbeddedTask]:
+def _embedded_tasks(
+    plan: MatrixPlan, models: Sequence[TrainedModel | PooledModel], cache: FeatureCache
+) -> list[EmbeddedTask]:
     """Test embeddings of every model on the first task of each data, for the maps."""
     found = []
     for data in plan.data:
@@ -141,7 +160,7 @@ def _embedded_tasks(plan: MatrixPlan, models: Sequence[TrainedModel], cache: Fea
         for task in tasks:
             records = task.records("test")
             for model in models:
-                embeds = cache.features(model.encoder, data, "test").arrays["ecg_embeds"][records.rows]
+                embeds = cache.features(first_training(model).encoder, data, "test").arrays["ecg_embeds"][records.rows]
                 description = task.description("test")
                 found.append(EmbeddedTask(model.name, task.name, description, embeds, records.targets, task.labels))
     return found
@@ -153,7 +172,7 @@ def present(outcome: MatrixOutcome, arguments: argparse.Namespace, more_tables: 
     if arguments.results:
         write_results(arguments.results, outcome.results)
     style: Style = "markdown" if arguments.markdown else "terminal"
-    titles = _titles(arguments.model)
+    titles = _titles([text.partition("=")[0] for text in arguments.model])
     shown = outcome.results if arguments.all_tables else headlines(outcome.results)
     tables: list[NamedTable] = benchmark_tables(shown, titles=titles) if shown else []
     if arguments.per_class:

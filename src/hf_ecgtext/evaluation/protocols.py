@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
-from hf_ecgtext.evaluation.statistics.metrics import FREQUENT_CLASS_MIN_POSITIVES
+from hf_ecgtext.evaluation.statistics.metrics import FREQUENT_CLASS_MIN_POSITIVES, HEADLINE_MIN_POSITIVES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,8 @@ class EvaluationProtocol:
         subsets (`str`): `"stratified"` draws of whole patients, or the one `"published"` draw (defect 4).
         num_draws (`int`): Draws per fraction below 1; the published draw is one.
         thresholds (`str`): Split on which thresholds for F1, sensitivity and specificity are searched (defect 6).
-        min_positives (`tuple[int, ...]`): Macro means over classes with at least so many positives each (defect 8).
+        min_positives (`tuple[int, ...]`): Macro means over classes with at least so many positives each (defect 8);
+            the first is the headline.
         long_records (`str`): `"whole"`: features are averaged over windows that cover the record; `"first_5_s"`:
             recordings of CPSC2018 are cut to 5 s and padded with zeros before scaling (defect 10).
         label_map (`str`): Between datasets, `"reviewed"` or `"as_published"` (defect 12).
@@ -45,7 +46,7 @@ class EvaluationProtocol:
     subsets: Literal["stratified", "published"] = "stratified"
     num_draws: int = 5
     thresholds: Literal["validation", "test"] = "validation"
-    min_positives: tuple[int, ...] = (1, FREQUENT_CLASS_MIN_POSITIVES)
+    min_positives: tuple[int, ...] = (HEADLINE_MIN_POSITIVES, 1, FREQUENT_CLASS_MIN_POSITIVES)
     long_records: Literal["whole", "first_5_s"] = "whole"
     label_map: Literal["reviewed", "as_published"] = "reviewed"
     class_columns: Literal["by_name", "by_position"] = "by_name"

@@ -17,16 +17,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from hf_ecgtext.errors import EcgTextError
 from hf_ecgtext.evaluation.scores import NOT_CHECKED, Encoder
 from hf_ecgtext.evaluation.statistics.bootstrap import BootstrapDistribution
+from hf_ecgtext.evaluation.statistics.intervals import NO_INTERVAL, STRATIFIED_BOOTSTRAP, method_name
+from hf_ecgtext.evaluation.statistics.permutation import PairedDifference
 from hf_ecgtext.io import full_disk_named, written_whole
 
-SCHEMA_VERSION = 2
-"""Version of the result lines. Version 1, before it was written down, knew zero-shot evaluation only."""
+SCHEMA_VERSION = 3
+"""Version of the result lines. Version 1, before it was written down, knew zero-shot evaluation only; up to version 2,
+macro intervals came from a bootstrap that was stratified by class and pooled the resamples of all runs."""
 
-_NEW_IN_VERSION_2 = {
-    *("compared_with", "contamination", "evaluation", "settings", "details", "spread", "p_value", "schema_version")
+_NEW_IN_VERSION: dict[int, set[str]] = {
+    2: {
+        *("compared_with", "contamination", "evaluation", "settings", "details", "spread", "p_value", "schema_version")
+    },
+    3: {*("compared_encoder", "interval_method", "num_classes", "prediction_interval", "run_values")},
 }
 _OBJECTS = {
     *("num_positives", "per_class", "per_class_intervals", "num_undefined", "data", "library_versions"),
@@ -58,7 +66,8 @@ class EvaluationResult:
         protocol (`str`): `"strict"` or `"published"`, see docs/protocols.md.
         metric (`str`): Name of the metric function, such as `"auroc"`; `value` is its mean over classes.
         value (`float`, *optional*): `None` where undefined.
-        confidence_interval (`tuple[float, float]`, *optional*): Low and high.
+        confidence_interval (`tuple[float, float]`, *optional*): Low and high, of this value: of this encoder, or of the
+            mean of these runs. `None` where no interval holds, see `statistics/intervals.py`.
         num_records (`int`): Records evaluated.
         num_positives (`dict[str, int]`): Positive records by class.
         per_class (`dict[str, float | None]`): Value by class; `None` for a class without positives or negatives.
@@ -74,14 +83,21 @@ class EvaluationResult:
         settings (`dict[str, Any]`): What was asked beyond that, such as `{"fraction": 0.01}`; JSON values. Results
             with other settings are other entries of a table.
         details (`dict[str, Any]`): What came up on the way, such as absent labels or the epoch chosen; JSON values.
-        spread (`float`, *optional*): Standard deviation of `value` over repeated draws or seeds.
+        spread (`float`, *optional*): Standard deviation of `run_values`.
         p_value (`float`, *optional*): Of a paired difference: two-sided permutation test.
+        interval_method (`str`): How `confidence_interval` was made; those of classes have methods of their own.
+        prediction_interval (`tuple[float, float]`, *optional*): Where the value of another run would lie: of another
+            training, initialisation or draw, as `prediction_for` says.
+        run_values (`tuple[float, ...]`): `value` of each training, initialisation or draw, where there are several.
+        num_classes (`int`): How many classes `value` averages over.
         min_positives (`int`): `value` averages over classes with at least this many positive records; above 1, the
             others are left out of the line.
         confidence (`float`): Coverage of the intervals.
-        num_resamples (`int`): Bootstrap resamples behind the intervals, all score arrays together.
+        num_resamples (`int`): Bootstrap resamples behind the intervals, the same for all runs; of a paired difference,
+            permutations.
         num_undefined (`dict[str, int]`): Resamples in which a class had no value; classes with none are left out.
         compared_with (`str`, *optional*): Of a paired difference: the checkpoint whose values were subtracted.
+        compared_encoder (`str`, *optional*): And what kind of encoder it was, as in `encoder`.
         contamination (`str`): What the checkpoint has seen of these records: `"none"`, `"unknown: ..."`, such as
             `"12 of 500 test records were seen in training"`, or `"not checked"`, as in lines of before it was.
         library_versions (`dict[str, str]`): See `library_versions`.
@@ -111,12 +127,17 @@ class EvaluationResult:
     num_resamples: int = 0
     num_undefined: dict[str, int] = field(default_factory=dict)
     compared_with: str | None = None
+    compared_encoder: Encoder | None = None
     contamination: str = NOT_CHECKED
     evaluation: str = "zero_shot"
     settings: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     spread: float | None = None
     p_value: float | None = None
+    interval_method: str = NO_INTERVAL
+    prediction_interval: tuple[float, float] | None = None
+    run_values: tuple[float, ...] = ()
+    num_classes: int = 0
     schema_version: int = SCHEMA_VERSION
     library_versions: dict[str, str] = field(default_factory=lambda: library_versions())
     command: str = field(default_factory=lambda: shlex.join(sys.argv))
@@ -132,7 +153,7 @@ class EvaluationResult:
             if set(getattr(self, name)) != set(self.per_class):
                 raise ResultError(f"{where}: the classes of {name} are not those of per_class.")
         numbers: list[float | None] = [self.value, *(self.confidence_interval or ()), *self.per_class.values()]
-        numbers += [self.spread, self.p_value]
+        numbers += [self.spread, self.p_value, *(self.prediction_interval or ()), *self.run_values]
         for interval in self.per_class_intervals.values():
             numbers.extend(interval or ())
         for number in numbers:
@@ -147,7 +168,11 @@ class EvaluationResult:
         for what, value in values.items():
             if value is not None and not low <= value <= high:
                 raise ResultError(f"{where}: the {what} is {value:g}; it must be between {low:g} and {high:g}.")
-        intervals = {"confidence_interval": self.confidence_interval, **self.per_class_intervals}
+        intervals = {
+            "confidence_interval": self.confidence_interval,
+            "prediction_interval": self.prediction_interval,
+            **self.per_class_intervals,
+        }
         for what, interval in intervals.items():
             if interval is not None and not low <= interval[0] <= interval[1] <= high:
                 raise ResultError(
@@ -155,7 +180,7 @@ class EvaluationResult:
                     f"between {low:g} and {high:g}."
                 )
         counts = {
-            **{name: getattr(self, name) for name in ("num_records", "min_positives", "num_resamples")},
+            **{name: getattr(self, name) for name in ("num_records", "min_positives", "num_resamples", "num_classes")},
             **{f"num_positives of '{name}'": count for name, count in self.num_positives.items()},
             **{f"num_undefined of '{name}'": count for name, count in self.num_undefined.items()},
         }
@@ -174,6 +199,13 @@ class EvaluationResult:
         if self.metric in _UNBOUNDED:
             return _UNBOUNDED[self.metric] if self.compared_with is None else (-math.inf, math.inf)
         return (-1.0, 1.0) if self.compared_with is not None else (0.0, 1.0)
+
+    @property
+    def prediction_for(self) -> str:
+        """What `prediction_interval` and `spread` are about: `"training"`, `"initialisation"` or `"draw"`."""
+        if isinstance(self.seed, tuple) and len(self.seed) > 1:
+            return "initialisation" if self.encoder == "random" else "training"
+        return "draw"
 
     @classmethod
     def from_bootstrap(
@@ -198,6 +230,13 @@ class EvaluationResult:
         macro = distribution.macro(min_positives)
         num_positives = dict(zip(names, distribution.num_positives.tolist(), strict=True))
         counted = {name for name, count in num_positives.items() if count >= min_positives or min_positives == 1}
+        averaged, too_rare = distribution.counted(min_positives), distribution.too_rare(min_positives)
+        run_values = distribution.unit_values(min_positives)
+        several = len(run_values) > 1 and bool(np.isfinite(run_values).all())
+        if macro_is_bare := (np.isnan(macro.low) and not np.isnan(macro.value)):
+            rare = [name for name, is_rare in zip(names, too_rare, strict=True) if is_rare]
+            details = dict(provenance.pop("details", {}))
+            provenance["details"] = {**details, "too_rare_for_an_interval": rare} if rare else details
         intervals = zip(names, distribution.per_class(), strict=True)
         per_class = {name: interval for name, interval in intervals if name in counted}
         missing = zip(names, distribution.num_undefined.tolist(), strict=True)
@@ -210,8 +249,56 @@ class EvaluationResult:
             per_class_intervals={name: _range(interval.low, interval.high) for name, interval in per_class.items()},
             min_positives=min_positives,
             confidence=distribution.confidence,
-            num_resamples=len(distribution.resamples),
+            num_resamples=distribution.resamples.shape[1],
+            interval_method=(
+                NO_INTERVAL
+                if macro_is_bare or np.isnan(macro.value)
+                else method_name(distribution.metric, single_class=int(averaged.sum()) == 1)
+            ),
+            prediction_interval=distribution.prediction(min_positives),
+            run_values=tuple(run_values.tolist()) if several else (),
+            spread=float(run_values.std(ddof=1)) if several else None,
+            num_classes=int(averaged.sum()),
             num_undefined={name: count for name, count in undefined.items() if count},
+            **provenance,
+        )
+
+    @classmethod
+    def from_difference(
+        cls, difference: PairedDifference, class_names: Sequence[str], *, min_positives: int, **provenance: Any
+    ) -> EvaluationResult:
+        """A result with the differences, intervals and p of a permutation test.
+
+        Args:
+            difference ([`~hf_ecgtext.evaluation.statistics.permutation.PairedDifference`]): One metric's entry.
+            class_names (`Sequence[str]`): In the order of the columns of the scores.
+            min_positives (`int`): For `value`: leave out classes with fewer positive records.
+            **provenance: The remaining fields.
+        """
+        macro, p_value = difference.macro(min_positives), difference.macro_p_value(min_positives)
+        runs = difference.macro_runs(min_positives)
+        several = len(runs) > 1 and bool(np.isfinite(runs).all())
+        per_class = {
+            name: interval
+            for name, interval, count in zip(
+                class_names, difference.per_class(), difference.num_positives.tolist(), strict=True
+            )
+            if count >= min_positives or min_positives == 1
+        }
+        counts = dict(zip(class_names, difference.num_positives.tolist(), strict=True))
+        return cls(
+            value=_number(macro.value),
+            confidence_interval=_bounded(macro.low, macro.high),
+            num_positives={name: counts[name] for name in per_class},
+            per_class={name: _number(interval.value) for name, interval in per_class.items()},
+            per_class_intervals={name: _bounded(interval.low, interval.high) for name, interval in per_class.items()},
+            min_positives=min_positives,
+            confidence=difference.confidence,
+            num_resamples=len(difference.permuted),
+            p_value=_number(p_value),
+            run_values=tuple(runs.tolist()) if several else (),
+            spread=float(runs.std(ddof=1)) if several else None,
+            num_classes=sum(interval.value == interval.value for interval in per_class.values()),
             **provenance,
         )
 
@@ -241,16 +328,20 @@ class EvaluationResult:
             )
         # Fields with a default describe when and how; a line without them must not get today's date and versions.
         # Those that version 1 did not have are what their defaults say: zero-shot, alone, and nobody looked.
-        optional = _NEW_IN_VERSION_2 if schema_version == 1 else set()
+        optional = {name for version, new in _NEW_IN_VERSION.items() if version > schema_version for name in new}
         if missing := known - set(content) - optional:
             raise ResultError(f"lacks the fields {sorted(missing)}.")
         if unknown := set(content) - known:
             raise ResultError(f"has the unknown fields {sorted(unknown)}.")
-        content["schema_version"] = SCHEMA_VERSION
+        content["schema_version"] = schema_version  # a line stays what it is, so that tables can say it
+        if schema_version < 3:
+            content["interval_method"] = STRATIFIED_BOOTSTRAP
         for name in _OBJECTS & set(content):
             if not isinstance(content[name], Mapping):
                 raise ResultError(f"the field '{name}' is not a JSON object.")
         content["confidence_interval"] = _pair(content["confidence_interval"], "confidence_interval")
+        content["prediction_interval"] = _pair(content.get("prediction_interval"), "prediction_interval")
+        content["run_values"] = tuple(content.get("run_values", ()))
         content["per_class_intervals"] = {
             name: _pair(interval, f"per_class_intervals of '{name}'")
             for name, interval in content["per_class_intervals"].items()
@@ -351,6 +442,11 @@ def _number(value: float) -> float | None:
 
 def _range(low: float, high: float) -> tuple[float, float] | None:
     return None if math.isnan(low) or math.isnan(high) else (float(low), float(high))
+
+
+def _bounded(low: float, high: float) -> tuple[float, float] | None:
+    """The interval of a difference of two fractions, which lies between -1 and 1."""
+    return None if math.isnan(low) or math.isnan(high) else (max(float(low), -1.0), min(float(high), 1.0))
 
 
 def _pair(interval: object, what: str) -> tuple[float, float] | None:

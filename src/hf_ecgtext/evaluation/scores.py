@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,12 @@ class TaskScores:
                 f"{self.targets.shape} and scores of shape {self.scores.shape}."
             )
 
+    @property
+    def num_units(self) -> int:
+        """Into how many trainings or initialisations the runs fall; with one of them, every draw is a unit."""
+        seeds = len(self.seed) if isinstance(self.seed, tuple) else 1
+        return seeds if seeds > 1 else len(self.scores)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the scores to an `.npz` file, whole or not at all."""
         save_fields(path, self)
@@ -78,3 +84,17 @@ class TaskScores:
     def load(cls, path: str | os.PathLike[str]) -> TaskScores:
         """Read what `save` wrote."""
         return cls(**load_fields(path))
+
+
+class _Answers(Protocol):
+    @property
+    def checkpoint(self) -> str: ...
+    @property
+    def contamination(self) -> str: ...
+
+
+def joined_contamination(answers: _Answers, reference: _Answers) -> str:
+    """What a comparison says of the records that either of the two encoders has seen."""
+    if answers.contamination == reference.contamination:
+        return answers.contamination
+    return f"{answers.contamination}; '{reference.checkpoint}': {reference.contamination}"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.evaluation.statistics.cinc2021_score import cinc2021_interval, cinc2021_score
+from hf_ecgtext.evaluation.statistics.intervals import NO_INTERVAL, PATIENT_BOOTSTRAP
 
 TASK = "cinc2021"
 """Name of the task that is scored so."""
@@ -97,7 +98,8 @@ def _result(
         data=scores.data,
         prompts=None,
         encoder=scores.encoder,
-        num_resamples=num_resamples * len(decisions),
+        num_resamples=num_resamples,
+        interval_method=PATIENT_BOOTSTRAP if has_interval else NO_INTERVAL,
         contamination=scores.contamination,
         settings=scores.settings,
         details={**scores.details, "thresholds": thresholds, "thresholds_from": origin},

@@ -12,7 +12,14 @@ from hf_ecgtext.evaluation.context import EvaluatedTask
 from hf_ecgtext.evaluation.encoders.interval_features import IntervalFeatures
 from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.finetuning.supervised import supervised_scores
-from hf_ecgtext.harness.models import EvaluatedModel, FeatureBaseline, RandomModel, ScoringBaseline, TrainedModel
+from hf_ecgtext.harness.models import (
+    EvaluatedModel,
+    FeatureBaseline,
+    PooledModel,
+    RandomModel,
+    ScoringBaseline,
+    TrainedModel,
+)
 
 BASELINES = ("random", "interval_features", "supervised")
 
@@ -21,7 +28,7 @@ _PROBING = {"linear_probe", "distribution_shift"}
 
 def baseline_models(
     names: Sequence[str],
-    models: Sequence[TrainedModel],
+    models: Sequence[TrainedModel | PooledModel],
     evaluations: Sequence[str],
     *,
     num_random: int,
@@ -32,8 +39,8 @@ def baseline_models(
 
     Args:
         names (`Sequence[str]`): Of [`BASELINES`].
-        models (`Sequence[TrainedModel]`): Random initialisations share their architectures; the supervised network
-            has the ECG encoder and processor of the first.
+        models (`Sequence[TrainedModel | PooledModel]`): Random initialisations share their architectures; the
+            supervised network has the ECG encoder and processor of the first.
         evaluations (`Sequence[str]`): What will be done.
         num_random (`int`): Random initialisations of each model; 0 for none.
         folder (`Path`): Where supervised networks are kept.
@@ -41,12 +48,18 @@ def baseline_models(
     """
     baselines: list[EvaluatedModel] = []
     if "random" in names and num_random:
-        baselines += [RandomModel(model, range(seed, seed + num_random)) for model in models]
+        seeds = range(seed, seed + num_random)
+        baselines += [RandomModel(first_training(model), seeds, model.name) for model in models]
     if "interval_features" in names and _PROBING & set(evaluations):
         baselines.append(FeatureBaseline("interval features", "interval_features", IntervalFeatures()))
     if "supervised" in names and "linear_probe" in evaluations:
-        baselines.append(supervised_baseline(models[0], folder, seed))
+        baselines.append(supervised_baseline(first_training(models[0]), folder, seed))
     return baselines
+
+
+def first_training(model: TrainedModel | PooledModel) -> TrainedModel:
+    """The checkpoint, or the first of several."""
+    return model.trainings[0] if isinstance(model, PooledModel) else model
 
 
 def supervised_baseline(model: TrainedModel, folder: Path, seed: int) -> ScoringBaseline:

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 _SHIFT = "distribution_shift"
 _SUPERVISED = "supervised"
-_VERSION = 1
+_VERSION = 2
 """To be raised when the same job would give other numbers."""
 
 

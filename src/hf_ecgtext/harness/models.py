@@ -113,6 +113,55 @@ class TrainedModel(EvaluatedModel):
         return check_contamination(self.ledger, data, "test", checkpoint=self.name, allow_seen=allow_seen)
 
 
+class PooledModel(EvaluatedModel):
+    """Several trainings of one model, which differ in their seeds: results are means over them.
+
+    Args:
+        name (`str`): For the result lines.
+        trainings (`Sequence[TrainedModel]`): Two or more, each with a seed of its own.
+
+    Raises:
+        ValueError: If there are fewer, two have the same seed, or their architectures differ.
+    """
+
+    kind: Encoder = "trained"
+    has_text = True
+
+    def __init__(self, name: str, trainings: Sequence[TrainedModel]):
+        seeds = [training.seed for training in trainings]
+        if len(trainings) < 2 or len(set(seeds)) < len(seeds):
+            raise ValueError(
+                f"'{name}' pools {len(trainings)} trainings with the seeds {', '.join(map(str, seeds))}; give two or "
+                "more, each with a seed of its own."
+            )
+        configs = [training.encoder.model.config.ecg_config.to_dict() for training in trainings]
+        if any(config != configs[0] for config in configs):
+            raise ValueError(f"The trainings of '{name}' have different ECG encoders; evaluate them one by one.")
+        self.name = name
+        self.trainings = tuple(trainings)
+
+    def identity(self) -> dict[str, Any]:
+        """Those of the trainings."""
+        return {"trainings": [training.identity() for training in self.trainings]}
+
+    def runs(self, data: EcgData, protocol: EvaluationProtocol, evaluation: str) -> EncoderRuns:
+        """One member per training."""
+        found = [training.runs(data, protocol, evaluation) for training in self.trainings]
+        return EncoderRuns(
+            self.name,
+            self.kind,
+            tuple(member for runs in found for member in runs.members),
+            tuple(training.seed for training in self.trainings),
+        )
+
+    def contamination(self, data: EcgData, allow_seen: bool) -> str:
+        """By the ledgers of all trainings."""
+        texts = {training.name: training.contamination(data, allow_seen) for training in self.trainings}
+        if len(set(texts.values())) == 1:
+            return next(iter(texts.values()))
+        return "; ".join(f"{name}: {text}" for name, text in texts.items())
+
+
 def _with_batch_norm_of(encoder: ModelEncoder, data: EcgData) -> ModelEncoder:
     tower = encoder.model.text_tower
     copied = copy.deepcopy(encoder.model, {id(tower): tower})  # the text tower is shared
@@ -122,18 +171,19 @@ def _with_batch_norm_of(encoder: ModelEncoder, data: EcgData) -> ModelEncoder:
 
 
 class RandomModel(EvaluatedModel):
-    """A checkpoint's architecture with random initialisations, one per seed, pooled.
+    """A checkpoint's architecture with random initialisations, one per seed; results are means over them.
 
     Args:
         architecture_of ([`TrainedModel`]): Whose architecture, text tower and processor are used.
         seeds (`Sequence[int]`): One encoder each.
+        name (`str`, *optional*): The model whose twin this is; that of the checkpoint by default.
     """
 
     kind: Encoder = "random"
     has_text = True
 
-    def __init__(self, architecture_of: TrainedModel, seeds: Sequence[int]):
-        self.name = architecture_of.name
+    def __init__(self, architecture_of: TrainedModel, seeds: Sequence[int], name: str | None = None):
+        self.name = architecture_of.name if name is None else name
         self.architecture_of = architecture_of
         self.seeds = tuple(seeds)
         self._runs: dict[tuple[str, ...], EncoderRuns] = {}

@@ -11,7 +11,7 @@ from typing import Any
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol, get_protocol, protocol_names
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.scores import NOT_CONTAMINATED
-from hf_ecgtext.reporting.tables.grid import latest, split_by
+from hf_ecgtext.reporting.tables.grid import headline_lines, latest, split_by
 from hf_ecgtext.reporting.tables.render import NamedTable
 
 _UNTRAINED = ("random", "interval_features")  # these have seen nothing
@@ -247,8 +247,8 @@ def _as_texts(protocol: EvaluationProtocol) -> dict[str, str]:
 
 
 def _own(results: Sequence[EvaluationResult]) -> list[EvaluationResult]:
-    """Lines with an encoder's own values over all classes."""
-    return [line for line in latest(results) if line.compared_with is None and line.min_positives == 1]
+    """Lines with an encoder's own values, over the headline's classes."""
+    return headline_lines(line for line in latest(results) if line.compared_with is None)
 
 
 def _seeds(seed: int | tuple[int, ...]) -> str:

@@ -63,5 +63,11 @@ def recorded_recipe(
     )
 
 
+def recorded_seed(folder: str | Path) -> int | None:
+    """The seed that a checkpoint's folder says it was trained with; `None` where it has no such file."""
+    path = Path(folder) / RECIPE_FILE
+    return int(yaml.safe_load(path.read_text(encoding="utf-8"))["seed"]) if path.is_file() else None
+
+
 def _in_full(place: str) -> str:
     return str(Path(place).absolute()) if Path(place).exists() else place

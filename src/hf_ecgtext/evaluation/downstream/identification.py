@@ -27,6 +27,7 @@ from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
 from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns, FrozenEncoder
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.scores import NOT_CHECKED
+from hf_ecgtext.evaluation.statistics.intervals import PATIENT_BOOTSTRAP, percentile_interval, prediction_interval
 
 RANKS = (1, 5)
 
@@ -51,14 +52,14 @@ def evaluate_identification(
     """Accuracy and top-5 accuracy of frozen features.
 
     Args:
-        runs ([`EncoderRuns`]): One encoder, or several whose mean is the value and whose resamples are pooled.
+        runs ([`EncoderRuns`]): One encoder, or several whose mean is the value.
         data ([`~hf_ecgtext.data.tasks.EcgData`]): From
             [`~hf_ecgtext.data.sources.cinc2021.segments.identification_data`].
         cache ([`FeatureCache`]): Computes features, or has them.
         split (`str`): `"test"` or `"validation"`.
         feature (`str`): `"probe"`, or `"ecg_embeds"` of encoders with a text tower.
         seed (`int`): Of the resamples.
-        num_resamples (`int`): Per encoder; at least 1.
+        num_resamples (`int`): The same ones for all encoders; at least 1.
         confidence (`float`): Between 0 and 1.
         contamination (`str`): For the result lines.
         settings, details (`Mapping[str, Any]`, *optional*): More of them for the result lines.
@@ -75,16 +76,19 @@ def evaluate_identification(
     values = credits.mean(axis=2)  # (members, ranks)
     results = []
     for place, rank in enumerate(RANKS):
-        resamples = credits[:, place][:, drawn].mean(axis=2).ravel()
-        tail = (1 - confidence) / 2
-        low, high = np.quantile(resamples, (tail, 1 - tail))
+        resamples = credits[:, place][:, drawn].mean(axis=(0, 2))
+        interval = percentile_interval(float(values[:, place].mean()), resamples, confidence)
+        prediction = prediction_interval(values[:, place], resamples, confidence)
         results.append(
             EvaluationResult(
                 task=data.name,
                 protocol="strict",
                 metric="accuracy" if rank == 1 else f"top_{rank}_accuracy",
-                value=float(values[:, place].mean()),
-                confidence_interval=(float(low), float(high)),
+                value=interval.value,
+                confidence_interval=(interval.low, interval.high),
+                interval_method=PATIENT_BOOTSTRAP,
+                prediction_interval=None if prediction is None else (max(prediction[0], 0.0), min(prediction[1], 1.0)),
+                run_values=tuple(values[:, place].tolist()) if len(runs.members) > 1 else (),
                 num_records=2 * num_persons,
                 num_positives={},
                 per_class={},

@@ -5,13 +5,15 @@ right answers. Protocol `strict` recognises them: an ECG looks for its text amon
 text looks for any recording that has it. Reports are the same if they are after the processor's cleaning. Protocol
 `published` takes every other row for wrong. Both print what chance would give, since duplicates make that large.
 
-Intervals come from a bootstrap over the patients who ask; the gallery stays whole, because a smaller or repeated one is
-another task. Where a report asks for all its records, each of these carries its share of the query.
+Intervals come from a bootstrap over those who ask, and the gallery stays whole, because a smaller or repeated one is
+another task. Patients ask; but where a report asks once for all its records, it is drawn (and, in paired tests,
+exchanged) as a whole, and each of its records carries its share of the query.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,14 @@ from hf_ecgtext.errors import RecordError
 from hf_ecgtext.evaluation.context import EvaluationContext, EvaluationOutcome, known_patients
 from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns, canonical_order
 from hf_ecgtext.evaluation.results import EvaluationResult
-from hf_ecgtext.evaluation.statistics.bootstrap import resamples_per_run
+from hf_ecgtext.evaluation.scores import joined_contamination
+from hf_ecgtext.evaluation.statistics.bootstrap import patient_indices
+from hf_ecgtext.evaluation.statistics.intervals import (
+    PATIENT_BOOTSTRAP,
+    PATIENT_PERMUTATION,
+    REPORT_BOOTSTRAP,
+    REPORT_PERMUTATION,
+)
 from hf_ecgtext.evaluation.statistics.retrieval_ranks import (
     METRICS,
     RetrievalRanks,
@@ -102,6 +111,11 @@ def retrieval_ranks(
         "report_to_ecg": 1.0 / records_of_report[report_of_record] if recognised else one_each.astype(np.float64),
     }
     patients = known_patients(data, _SPLIT, order[rows], record_ids)
+    patient_of_record = patient_indices(None if patients is None else patients.tolist(), len(rows))
+    asking = {
+        "ecg_to_report": patient_of_record,
+        "report_to_ecg": report_of_record if recognised else patient_of_record,
+    }
 
     def in_direction(direction: str, ranks: Sequence[NDArray[np.float64]]) -> RetrievalRanks:
         return RetrievalRanks(
@@ -109,6 +123,7 @@ def retrieval_ranks(
             duplicates=duplicates,
             record_ids=record_ids,
             patients=patients,
+            asking=asking[direction],
             ranks=np.stack(ranks),
             weights=shares[direction],
             gallery=gallery[direction],
@@ -136,34 +151,36 @@ def retrieval_ranks(
 
 
 def rank_results(ranks: RetrievalRanks, *, num_resamples: int = 1000, seed: int = 0) -> list[EvaluationResult]:
-    """One line per metric; of several runs the mean, their standard deviation, and the pooled interval.
+    """One line per metric; of several runs the mean with its interval, and the prediction interval of another run.
 
     `details` has the level of chance, and, from ECG to report, what one and the same answer to every ECG would reach.
     """
-    per_run = resamples_per_run(num_resamples, len(ranks.ranks))
     lines = []
     for metric in METRICS:
-        values, resamples = ranks.values(metric), ranks.resamples(metric, per_run, seed)
+        values = ranks.values(metric)
+        interval, prediction = ranks.interval(metric, num_resamples=num_resamples, confidence=_CONFIDENCE, seed=seed)
         details = {**ranks.details, "chance": ranks.chance[metric]}
         if ranks.always_commonest is not None:
             details["always_commonest"] = ranks.always_commonest[metric]
-        low, high = np.quantile(resamples, ((1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2))
         lines.append(
             _line(
                 ranks,
                 metric,
-                value=float(values.mean()),
-                interval=(float(low), float(high)),
+                value=interval.value,
+                confidence_interval=(interval.low, interval.high),
+                interval_method=PATIENT_BOOTSTRAP if _asks_by_patient(ranks) else REPORT_BOOTSTRAP,
+                prediction_interval=prediction,
                 details=details,
                 spread=float(values.std(ddof=1)) if len(values) > 1 else None,
-                num_resamples=resamples.size,
+                run_values=tuple(values.tolist()) if len(values) > 1 else (),
+                num_resamples=num_resamples,
             )
         )
     return lines
 
 
 def rank_difference_results(
-    ranks: RetrievalRanks, reference: RetrievalRanks, *, num_resamples: int = 1000, seed: int = 0
+    ranks: RetrievalRanks, reference: RetrievalRanks, *, num_permutations: int = 1999, seed: int = 0
 ) -> list[EvaluationResult]:
     """One line per metric: `ranks` minus `reference`, with interval and p value. A lower median rank is a better one.
 
@@ -172,64 +189,50 @@ def rank_difference_results(
     """
     lines = []
     for metric in METRICS:
-        found = rank_difference(ranks, reference, metric, num_resamples=num_resamples, seed=seed)
+        found = rank_difference(ranks, reference, metric, num_permutations=num_permutations, seed=seed)
         lines.append(
             _line(
                 ranks,
                 metric,
                 value=found.value,
-                interval=(found.low, found.high),
+                confidence_interval=None if np.isnan(found.low) else (found.low, found.high),
+                interval_method=PATIENT_PERMUTATION if _asks_by_patient(ranks) else REPORT_PERMUTATION,
                 details=ranks.details,
                 compared_with=reference.checkpoint,
+                compared_encoder=reference.encoder,
                 p_value=found.p_value,
-                num_resamples=num_resamples * len(ranks.ranks) * len(reference.ranks),
-                reference_contamination=reference.contamination,
+                run_values=found.run_values if len(found.run_values) > 1 else (),
+                num_resamples=num_permutations,
+                contamination=joined_contamination(ranks, reference),
             )
         )
     return lines
 
 
-def _line(
-    ranks: RetrievalRanks,
-    metric: str,
-    *,
-    value: float,
-    interval: tuple[float, float],
-    details: dict[str, object],
-    num_resamples: int,
-    spread: float | None = None,
-    compared_with: str | None = None,
-    p_value: float | None = None,
-    reference_contamination: str | None = None,
-) -> EvaluationResult:
-    contamination = ranks.contamination
-    if reference_contamination not in (None, contamination):
-        contamination = f"{contamination}; '{compared_with}': {reference_contamination}"
-    return EvaluationResult(
-        task=ranks.task,
-        protocol=ranks.protocol,
-        metric=metric,
-        value=value,
-        confidence_interval=interval,
-        num_records=len(ranks.record_ids),
-        num_positives={},
-        per_class={},
-        per_class_intervals={},
-        seed=ranks.seed,
-        checkpoint=ranks.checkpoint,
-        data=ranks.data,
-        prompts=None,
-        encoder=ranks.encoder,
-        confidence=_CONFIDENCE,
-        num_resamples=num_resamples,
-        compared_with=compared_with,
-        contamination=contamination,
-        evaluation="retrieval",
-        settings={"direction": ranks.direction, "duplicates": ranks.duplicates},
-        details=details,
-        spread=spread,
-        p_value=p_value,
-    )
+def _asks_by_patient(ranks: RetrievalRanks) -> bool:
+    return ranks.direction == "ecg_to_report" or ranks.duplicates == "wrong"
+
+
+def _line(ranks: RetrievalRanks, metric: str, **fields: Any) -> EvaluationResult:
+    common: dict[str, Any] = {
+        "task": ranks.task,
+        "protocol": ranks.protocol,
+        "metric": metric,
+        "num_records": len(ranks.record_ids),
+        "num_positives": {},
+        "per_class": {},
+        "per_class_intervals": {},
+        "seed": ranks.seed,
+        "checkpoint": ranks.checkpoint,
+        "data": ranks.data,
+        "prompts": None,
+        "encoder": ranks.encoder,
+        "confidence": _CONFIDENCE,
+        "contamination": ranks.contamination,
+        "evaluation": "retrieval",
+        "settings": {"direction": ranks.direction, "duplicates": ranks.duplicates},
+    }
+    return EvaluationResult(**{**common, **fields})
 
 
 def _cleaned(runs: EncoderRuns, reports: Sequence[str | None]) -> list[str | None]:

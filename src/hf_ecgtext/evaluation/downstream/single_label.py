@@ -19,10 +19,10 @@ from hf_ecgtext.evaluation.downstream.zero_shot import check_has_text, prompt_de
 from hf_ecgtext.evaluation.encoders.frozen import EncoderRuns
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.statistics.bootstrap import bootstrap_intervals, resample_weights
+from hf_ecgtext.evaluation.statistics.intervals import PATIENT_BOOTSTRAP, percentile_interval, prediction_interval
 from hf_ecgtext.evaluation.statistics.metrics import (
     Metric,
     auroc,
-    macro,
     single_label_records,
     top1_accuracy,
     top1_class_accuracy,
@@ -42,7 +42,7 @@ def evaluate(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext)
     have no value of their own and are named in `details`.
 
     Args:
-        runs ([`EncoderRuns`]): With a text tower. Of several, values are means and intervals pool the resamples.
+        runs ([`EncoderRuns`]): With a text tower. Of several, values are their means.
         task ([`EvaluatedTask`]): What is asked.
         context ([`EvaluationContext`]): Cache, protocol, seed, and the prompt sets that are asked for beside ETP's.
 
@@ -107,26 +107,21 @@ def _class_results(
         targets,
         patients,
         _CLASS_METRICS,
-        _resamples_per_run(context, scores),
+        context.num_resamples,
         _CONFIDENCE,
         context.seed,
     )
-    num_positives = targets.sum(axis=0)
-    results = []
-    for metric in _CLASS_METRICS:
-        for min_positives in context.protocol.min_positives:
-            per_run = [float(macro(metric(run, targets), num_positives, min_positives)) for run in scores]
-            results.append(
-                EvaluationResult.from_bootstrap(
-                    distributions[metric.__name__],
-                    list(labels),
-                    min_positives=min_positives,
-                    metric=metric.__name__,
-                    spread=_spread(per_run),
-                    **provenance,
-                )
-            )
-    return results
+    return [
+        EvaluationResult.from_bootstrap(
+            distributions[metric.__name__],
+            list(labels),
+            min_positives=min_positives,
+            metric=metric.__name__,
+            **provenance,
+        )
+        for metric in _CLASS_METRICS
+        for min_positives in context.protocol.min_positives
+    ]
 
 
 def _accuracy_result(
@@ -137,31 +132,24 @@ def _accuracy_result(
     provenance: dict[str, Any],
 ) -> EvaluationResult:
     """The one metric that has no classes."""
-    weights = resample_weights(targets, patients, _resamples_per_run(context, scores), context.seed)
+    weights = resample_weights(len(targets), patients, context.num_resamples, context.seed)
     accuracy: Callable[..., ArrayLike] = top1_accuracy
-    per_run = [float(np.asarray(accuracy(run, targets))) for run in scores]
-    resamples = np.concatenate([np.asarray(accuracy(run, targets, weights)) for run in scores])
-    tail = (1 - _CONFIDENCE) / 2
-    low, high = np.quantile(resamples, (tail, 1 - tail))
+    per_run = np.array([float(np.asarray(accuracy(run, targets))) for run in scores])
+    resamples = np.mean([np.asarray(accuracy(run, targets, weights)) for run in scores], axis=0)
+    interval = percentile_interval(float(per_run.mean()), resamples, _CONFIDENCE)
+    prediction = prediction_interval(per_run, resamples, _CONFIDENCE)
     return EvaluationResult(
         metric="top1_accuracy",
-        value=float(np.mean(per_run)),
-        confidence_interval=(float(low), float(high)),
+        value=interval.value,
+        confidence_interval=(interval.low, interval.high),
+        interval_method=PATIENT_BOOTSTRAP,
+        prediction_interval=None if prediction is None else (max(prediction[0], 0.0), min(prediction[1], 1.0)),
         num_positives={},
         per_class={},
         per_class_intervals={},
         confidence=_CONFIDENCE,
         num_resamples=len(resamples),
-        spread=_spread(per_run),
+        run_values=tuple(per_run.tolist()) if len(per_run) > 1 else (),
+        spread=float(per_run.std(ddof=1)) if len(per_run) > 1 else None,
         **provenance,
     )
-
-
-def _resamples_per_run(context: EvaluationContext, scores: NDArray[np.float32]) -> int:
-    return -(-context.num_resamples // len(scores))
-
-
-def _spread(per_run: Sequence[float]) -> float | None:
-    if len(per_run) < 2 or not np.isfinite(per_run).all():
-        return None
-    return float(np.std(per_run, ddof=1))

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_ecgtext.evaluation.statistics.bootstrap import Interval, bootstrap_intervals
+from hf_ecgtext.evaluation.statistics.bootstrap import bootstrap_intervals
 from hf_ecgtext.evaluation.statistics.calibration_metrics import wilson_interval
+from hf_ecgtext.evaluation.statistics.intervals import Interval
 from hf_ecgtext.evaluation.statistics.metrics import check_scores_and_targets
 from hf_ecgtext.evaluation.statistics.thresholds import ThresholdMetric, at_thresholds
 
@@ -32,8 +33,9 @@ class ReaderScores:
             one per class, with Wilson intervals, because resampling 16 of 16 only ever gives 16 of 16. F1 is
             2 J / (1 + J) of the proportion J = true positives / (called or truly positive), and takes J's interval.
             These intervals take records for independent, as those of CODE-test are.
-        macro (`dict[str, Interval]`): Means over classes, by metric, with percentile intervals of the bootstrap. A
-            class without an error adds nothing to their width.
+        macro (`dict[str, Interval]`): Means over the classes with at least 5 positive records, by metric, with
+            percentile intervals of the bootstrap, where one holds (of precision, from 20). A class without an error
+            adds nothing to their width.
         num_positives (`np.ndarray` of shape `(num_classes,)`): Positive records of the gold standard.
     """
 

@@ -1,46 +1,43 @@
-"""Confidence intervals by a bootstrap over patients, stratified by label.
+"""Resamples of patients, and what a metric is in each: the source of the intervals of macro means.
 
-A resample draws patients with replacement and takes all records of each, because records of one patient are not
-independent. Patients are drawn within strata, because a plain draw loses the classes that few patients have:
+A resample draws as many patients as there are, with replacement, and takes all records of each, because records of one
+patient are not independent. The draw is plain. (Until result lines of schema 2, patients were drawn within strata of
+their rarest class; a stratum of one patient has no spread, so those intervals were too narrow wherever classes are
+rare: on PTB-XL's Rhythm, 60 of 100 held the truth.) A plain draw may lose a rare class; such resamples are counted,
+never dropped in silence, and their macro mean is over the other classes.
 
-    stratum of a patient = the rarest class among the positive labels of all their records,
-    counted in patients; ties go to the first class; patients without any label form a stratum of their own.
+Several score arrays are repeated runs: trainings, random initialisations, draws of the training labels. The value is
+their mean, and the interval is that of *this* mean: the same resamples for all runs, averaged over the runs first. What
+*another* run may give is the prediction interval, which adds the variance between the runs.
 
-Each stratum keeps its number of patients in every resample. So the class that is rarest of all keeps its exact number
-of positive patients, and a class can only vanish where all its patients also have a rarer one (or an equally rare one
-that comes first). Such resamples are counted, never dropped in silence.
-
-Rare classes keep two weaknesses. Their intervals are too narrow, because a resample cannot show patients that were
-never recorded: of 1,000 simulated test sets (`benchmarks/bootstrap.py --coverage`), the 95 % interval of AUROC held the
-truth in 93 to 95 % with 30 or more positive patients, in 88 % with 12 and in 80 % with 6. And average precision is
-biased upwards in resamples, because a positive that is drawn twice supports itself. So report the macro over frequent
-classes beside the macro over all.
-
-Source: docs/protocols.md, defects 8 (rare labels) and 9 (no intervals);
-Efron and Tibshirani 1993, chapter 13 (percentile interval).
+Source: docs/statistics.md; Efron and Tibshirani 1993, chapter 13 (percentile interval).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hf_ecgtext.errors import RecordError
-from hf_ecgtext.evaluation.statistics.metrics import Metric, auroc, average_precision, check_scores_and_targets, macro
-
-_MIN_RESAMPLES_PER_RUN = 100
-
-
-class Interval(NamedTuple):
-    """A value with its percentile interval; NaN where undefined."""
-
-    value: float
-    low: float
-    high: float
+from hf_ecgtext.evaluation.statistics.intervals import (
+    MACRO_INTERVALS,
+    Interval,
+    class_interval,
+    methods_of,
+    prediction_interval,
+)
+from hf_ecgtext.evaluation.statistics.metrics import (
+    HEADLINE_MIN_POSITIVES,
+    Metric,
+    auroc,
+    average_precision,
+    check_scores_and_targets,
+    macro,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,67 +45,105 @@ class BootstrapDistribution:
     """What a metric is on the test set, and what it was in each resample.
 
     Args:
-        values (`np.ndarray` of shape `(num_classes,)`): On the test set itself; the mean over the score arrays where
-            several were given.
-        resamples (`np.ndarray` of shape `(num_score_arrays * num_resamples, num_classes)`): NaN where a class had no
-            positive or no negative record.
-        num_positives (`np.ndarray` of shape `(num_classes,)`): Positive records on the test set.
-        num_positive_patients (`np.ndarray` of shape `(num_classes,)`): Patients with a positive record.
+        metric (`str`): Name of the metric function, which decides how intervals are made.
+        run_values (`np.ndarray` of shape `(num_runs, num_classes)`): On the test set itself; NaN where a class has no
+            value.
+        resamples (`np.ndarray` of shape `(num_runs, num_resamples, num_classes)`): The same in each resample of
+            patients.
+        num_positives, num_negatives (`np.ndarray` of shape `(num_classes,)`): Records of the test set.
+        num_positive_patients, num_negative_patients (`np.ndarray` of shape `(num_classes,)`): Patients with such a
+            record.
         confidence (`float`): Coverage of the intervals, such as 0.95.
+        num_units (`int`): Into how many trainings (or initialisations) the runs fall, each with equally many runs in
+            turn; what differs within one, such as draws of labels, is averaged first.
     """
 
-    values: NDArray[np.float64]
+    metric: str
+    run_values: NDArray[np.float64]
     resamples: NDArray[np.float64]
     num_positives: NDArray[np.int64]
+    num_negatives: NDArray[np.int64]
     num_positive_patients: NDArray[np.int64]
+    num_negative_patients: NDArray[np.int64]
     confidence: float
+    num_units: int
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """Mean over the runs, of shape `(num_classes,)`; NaN where a run has no value."""
+        return self.run_values.mean(axis=0)
+
+    @cached_property
+    def resample_means(self) -> NDArray[np.float64]:
+        """Mean over the runs in each resample, of shape `(num_resamples, num_classes)`."""
+        return self.resamples.mean(axis=0)
 
     @property
     def num_undefined(self) -> NDArray[np.int64]:
-        """Resamples in which each class had no value, of shape `(num_classes,)`; its interval leaves them out."""
-        return np.isnan(self.resamples).sum(axis=0)
+        """Resamples in which each class had no value, of shape `(num_classes,)`; intervals leave them out."""
+        return np.isnan(self.resample_means).sum(axis=0)
 
     def per_class(self) -> list[Interval]:
-        """Value and percentile interval of each class, over the resamples in which the class has a value.
+        """Value and interval of each class, by the method that [`intervals.METHODS`] names for the metric."""
+        columns = zip(
+            self.values.tolist(),
+            self.resample_means.T,
+            self.num_positive_patients.tolist(),
+            self.num_negative_patients.tolist(),
+            strict=True,
+        )
+        return [class_interval(self.metric, *column, self.confidence) for column in columns]
 
-        A class with a single positive patient has no interval (NaN): all its resamples hold the same positive.
-        """
-        intervals = [
-            _interval(value, column, self.confidence)
-            for value, column in zip(self.values, self.resamples.T, strict=True)
-        ]
-        return [
-            interval if num_patients > 1 else Interval(interval.value, float("nan"), float("nan"))
-            for interval, num_patients in zip(intervals, self.num_positive_patients, strict=True)
-        ]
+    def counted(self, min_positives: int = HEADLINE_MIN_POSITIVES) -> NDArray[np.bool_]:
+        """Which classes a macro mean is over, of shape `(num_classes,)`: those with a value and enough positives."""
+        return ~np.isnan(self.values) & (self.num_positives >= min_positives)
 
-    def macro(self, min_positives: int = 1) -> Interval:
-        """Mean over classes, with interval.
+    def macro(self, min_positives: int = HEADLINE_MIN_POSITIVES) -> Interval:
+        """Mean over classes, with an interval where one holds.
 
-        A resample in which a class has no value averages over its other classes; `num_undefined` tells how often.
+        It does not hold where a class counts that has fewer positive or negative records than
+        [`intervals.METHODS`] asks for. Of a single class, the interval is that class's. A resample in which a class has
+        no value averages over the others; `num_undefined` tells how often.
 
         Args:
             min_positives (`int`): Leave out classes with fewer positive records on the test set.
         """
         value = float(macro(self.values, self.num_positives, min_positives))
-        return _interval(value, self.macro_resamples(min_positives), self.confidence)
+        counted = np.flatnonzero(self.counted(min_positives))
+        if len(counted) == 1:
+            return self.per_class()[int(counted[0])]
+        if not self.holds(min_positives):
+            return Interval(value, np.nan, np.nan)
+        method = methods_of(self.metric).macro
+        assert method is not None
+        return MACRO_INTERVALS[method](value, self.macro_resamples(min_positives), self.confidence)
 
-    def macro_resamples(self, min_positives: int = 1) -> NDArray[np.float64]:
-        """The macro value of each resample, of shape `(num_score_arrays * num_resamples,)`."""
-        return np.asarray(macro(self.resamples, self.num_positives, min_positives))
+    def holds(self, min_positives: int = HEADLINE_MIN_POSITIVES) -> bool:
+        """Whether a macro mean over these classes has an interval that holds."""
+        return not self.too_rare(min_positives).any() and methods_of(self.metric).macro is not None
 
+    def too_rare(self, min_positives: int = HEADLINE_MIN_POSITIVES) -> NDArray[np.bool_]:
+        """Which counted classes have too few positive or negative records for an interval of the macro mean."""
+        least = methods_of(self.metric).min_positives
+        return self.counted(min_positives) & (np.minimum(self.num_positives, self.num_negatives) < least)
 
-@dataclass(frozen=True, eq=False)
-class PairedDifference(BootstrapDistribution):
-    """Metric of scores A minus metric of scores B, on the same resamples."""
+    def macro_resamples(self, min_positives: int = HEADLINE_MIN_POSITIVES) -> NDArray[np.float64]:
+        """The macro mean of the runs' mean in each resample, of shape `(num_resamples,)`."""
+        return np.asarray(macro(self.resample_means, self.num_positives, min_positives))
 
-    def share_not_above_zero(self) -> NDArray[np.float64]:
-        """Share of resamples in which A is not better than B, of shape `(num_classes,)`; NaN where undefined."""
-        return np.array([_share_not_above_zero(column) for column in self.resamples.T])
+    def unit_values(self, min_positives: int = HEADLINE_MIN_POSITIVES) -> NDArray[np.float64]:
+        """The macro mean of each training (or initialisation, or draw), of shape `(num_units,)`."""
+        per_run = np.asarray(macro(self.run_values, self.num_positives, min_positives))
+        return per_run.reshape(self.num_units, -1).mean(axis=1)
 
-    def macro_share_not_above_zero(self, min_positives: int = 1) -> float:
-        """Share of resamples in which the macro value of A is not better than that of B."""
-        return _share_not_above_zero(self.macro_resamples(min_positives))
+    def prediction(self, min_positives: int = HEADLINE_MIN_POSITIVES) -> tuple[float, float] | None:
+        """Where the macro mean of another training (or initialisation, or draw) would lie; `None` where unknown."""
+        if not self.holds(min_positives) or not self.counted(min_positives).any():
+            return None
+        found = prediction_interval(
+            self.unit_values(min_positives), self.macro_resamples(min_positives), self.confidence
+        )
+        return None if found is None else (max(found[0], 0.0), min(found[1], 1.0))
 
 
 def bootstrap_intervals(
@@ -119,20 +154,21 @@ def bootstrap_intervals(
     num_resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
+    num_units: int | None = None,
 ) -> dict[str, BootstrapDistribution]:
-    """Per-class and macro percentile intervals from a patient-clustered, label-stratified bootstrap.
+    """Per-class and macro values with intervals, from a bootstrap of patients.
 
     Args:
         scores (`np.ndarray` of shape `(num_records, num_classes)`, or a sequence of them): Several arrays are repeated
-            runs, such as random encoders of several seeds: the value is their mean, and the interval pools all their
-            resamples, so that it spans what one run may give.
+            runs; see the head of this module.
         targets (`np.ndarray` of shape `(num_records, num_classes)`): 0 or 1.
         patient_ids (`Sequence` of length `num_records`, *optional*): Whose record each row is. `None` states that the
             dataset has no patient ids (CPSC2018) and takes every record for a patient of its own.
         metrics (`Sequence[Metric]`): Functions of `hf_ecgtext.evaluation.statistics.metrics`.
-        num_resamples (`int`): Resamples per score array.
+        num_resamples (`int`): At least 1.
         confidence (`float`): Between 0 and 1.
         seed (`int`): Seed of the resamples.
+        num_units (`int`, *optional*): See [`BootstrapDistribution`]; every run for itself by default.
 
     Returns:
         `dict[str, BootstrapDistribution]`: By name of the metric function.
@@ -141,64 +177,32 @@ def bootstrap_intervals(
         RecordError: A score is not finite, or a patient id is missing.
         ValueError: Shapes disagree, or a setting is out of range.
     """
-    _check_confidence(confidence)
+    check_confidence(confidence)
     runs = score_runs(scores, targets)
-    weights = resample_weights(targets, patient_ids, num_resamples, seed)
+    units = len(runs) if num_units is None else num_units
+    if units < 1 or len(runs) % units:
+        raise ValueError(f"{len(runs)} runs do not fall into {units} trainings with equally many runs each.")
     positive = np.asarray(targets).astype(bool)
-    patients_with_class = _patient_labels(positive, patient_indices(patient_ids, len(positive))).sum(axis=0)
+    weights = resample_weights(len(positive), patient_ids, num_resamples, seed)
+    patient_of_record = patient_indices(patient_ids, len(positive))
     return {
         metric.__name__: BootstrapDistribution(
-            values=np.mean([metric(run, targets) for run in runs], axis=0),
-            resamples=np.concatenate([metric(run, targets, weights) for run in runs]),
+            metric=metric.__name__,
+            run_values=np.stack([metric(run, targets) for run in runs]),
+            resamples=np.stack([metric(run, targets, weights) for run in runs]),
             num_positives=positive.sum(axis=0),
-            num_positive_patients=patients_with_class,
+            num_negatives=(~positive).sum(axis=0),
+            num_positive_patients=_patients_with(positive, patient_of_record),
+            num_negative_patients=_patients_with(~positive, patient_of_record),
             confidence=confidence,
+            num_units=units,
         )
         for metric in metrics
     }
 
 
-def paired_difference(
-    scores_a: ArrayLike | Sequence[ArrayLike],
-    scores_b: ArrayLike | Sequence[ArrayLike],
-    targets: ArrayLike,
-    patient_ids: Sequence[object] | NDArray | None,
-    metrics: Sequence[Metric] = (auroc, average_precision),
-    num_resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-    pair_runs: bool = False,
-) -> dict[str, PairedDifference]:
-    """How much better scores A are than scores B on the same records, with both evaluated on the same resamples.
-
-    Where A or B are several runs, every run of A is compared with every run of B, unless they are paired.
-
-    Args:
-        scores_a (`np.ndarray` of shape `(num_records, num_classes)`, or a sequence of them): One or several runs.
-        scores_b (`np.ndarray` of shape `(num_records, num_classes)`, or a sequence of them): One or several runs.
-        targets (`np.ndarray` of shape `(num_records, num_classes)`): 0 or 1.
-        patient_ids (`Sequence` of length `num_records`, *optional*): As in `bootstrap_intervals`.
-        metrics (`Sequence[Metric]`): Functions of `hf_ecgtext.evaluation.statistics.metrics`.
-        num_resamples (`int`): Resamples per run.
-        confidence (`float`): Between 0 and 1.
-        seed (`int`): Seed of the resamples.
-        pair_runs (`bool`): Compare the first run of A with the first of B and so on, as where both learned from the
-            same draws of the training records.
-
-    Returns:
-        `dict[str, PairedDifference]`: By name of the metric function.
-
-    Raises:
-        RecordError: A score is not finite, or a patient id is missing.
-        ValueError: Shapes disagree, or a setting is out of range.
-    """
-    a = bootstrap_intervals(scores_a, targets, patient_ids, metrics, num_resamples, confidence, seed)
-    b = bootstrap_intervals(scores_b, targets, patient_ids, metrics, num_resamples, confidence, seed)
-    return {name: _difference(a[name], b[name], num_resamples, pair_runs) for name in a}
-
-
 def resample_weights(
-    targets: ArrayLike,
+    num_records: int,
     patient_ids: Sequence[object] | NDArray | None,
     num_resamples: int = 1000,
     seed: int = 0,
@@ -206,7 +210,7 @@ def resample_weights(
     """How often each record occurs in each resample.
 
     Args:
-        targets (`np.ndarray` of shape `(num_records, num_classes)`): 0 or 1.
+        num_records (`int`): Records of the test set.
         patient_ids (`Sequence` of length `num_records`, *optional*): As in `bootstrap_intervals`.
         num_resamples (`int`): At least 1.
         seed (`int`): Seed of the draws.
@@ -216,47 +220,20 @@ def resample_weights(
     """
     if num_resamples < 1:
         raise ValueError(f"num_resamples is {num_resamples}; it must be at least 1.")
-    positive = np.asarray(targets).astype(bool)
-    patient_of_record = patient_indices(patient_ids, len(positive))
-    strata = patient_strata(positive, patient_of_record)
-    rng = np.random.default_rng(seed)
-    counts = np.zeros((num_resamples, len(strata)), dtype=np.int32)
-    for stratum in np.unique(strata):
-        members = np.flatnonzero(strata == stratum)
-        drawn = rng.integers(len(members), size=(num_resamples, len(members)))
-        # One bincount for all resamples: resample r counts in its own range of len(members) bins.
-        flat = (drawn + np.arange(num_resamples)[:, None] * len(members)).ravel()
-        occurrences = np.bincount(flat, minlength=num_resamples * len(members))
-        counts[:, members] = occurrences.reshape(num_resamples, len(members))
-    return counts[:, patient_of_record]
+    patient_of_record = patient_indices(patient_ids, num_records)
+    num_patients = int(patient_of_record.max()) + 1
+    drawn = np.random.default_rng(seed).integers(num_patients, size=(num_resamples, num_patients))
+    # One bincount for all resamples: resample r counts in its own range of num_patients bins.
+    flat = (drawn + np.arange(num_resamples)[:, None] * num_patients).ravel()
+    counts = np.bincount(flat, minlength=num_resamples * num_patients).astype(np.int32)
+    return counts.reshape(num_resamples, num_patients)[:, patient_of_record]
 
 
-def resamples_per_run(num_resamples: int, num_runs: int) -> int:
-    """Resamples of each of several runs that are pooled: as many as asked for together, but at least 100 each."""
-    return max(_MIN_RESAMPLES_PER_RUN, -(-num_resamples // num_runs)) if num_runs > 1 else num_resamples
-
-
-def patient_strata(positive: NDArray[np.bool_], patient_of_record: NDArray[np.intp]) -> NDArray[np.intp]:
-    """The stratum of each patient: the rarest class they have.
-
-    Args:
-        positive (`np.ndarray` of shape `(num_records, num_classes)`): bool.
-        patient_of_record (`np.ndarray` of shape `(num_records,)`): Index of each record's patient, from 0 without gaps.
-
-    Returns:
-        `np.ndarray` of shape `(num_patients,)`: Class index, or `num_classes` for patients without any label.
-    """
-    has_class = _patient_labels(positive, patient_of_record)
-    rarest_first = np.argsort(has_class.sum(axis=0), kind="stable")
-    first = has_class[:, rarest_first].argmax(axis=1)
-    return np.where(has_class.any(axis=1), rarest_first[first], positive.shape[1])
-
-
-def _patient_labels(positive: NDArray[np.bool_], patient_of_record: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Which classes each patient has in any record, of shape `(num_patients, num_classes)`."""
-    has_class = np.zeros((patient_of_record.max() + 1, positive.shape[1]), dtype=bool)
-    np.logical_or.at(has_class, patient_of_record, positive)
-    return has_class
+def _patients_with(records: NDArray[np.bool_], patient_of_record: NDArray[np.intp]) -> NDArray[np.int64]:
+    """How many patients have such a record, per class; `records` has shape `(num_records, num_classes)`."""
+    has_one = np.zeros((patient_of_record.max() + 1, records.shape[1]), dtype=bool)
+    np.logical_or.at(has_one, patient_of_record, records)
+    return has_one.sum(axis=0)
 
 
 def patient_indices(patient_ids: Sequence[object] | NDArray | None, num_records: int) -> NDArray[np.intp]:
@@ -289,38 +266,7 @@ def score_runs(scores: ArrayLike | Sequence[ArrayLike], targets: ArrayLike) -> l
     return [check_scores_and_targets(run, targets)[0] for run in runs]
 
 
-def _difference(
-    a: BootstrapDistribution, b: BootstrapDistribution, num_resamples: int, pair_runs: bool
-) -> PairedDifference:
-    num_classes = len(a.values)
-    if pair_runs and len(a.resamples) != len(b.resamples):
-        raise ValueError(f"{len(a.resamples)} and {len(b.resamples)} resamples are not of as many runs; no pairs.")
-    runs_a = a.resamples.reshape(-1, 1, num_resamples, num_classes)
-    shape = (-1, 1) if pair_runs else (1, -1)
-    runs_b = b.resamples.reshape(*shape, num_resamples, num_classes)
-    return PairedDifference(
-        values=a.values - b.values,
-        resamples=(runs_a - runs_b).reshape(-1, num_classes),
-        num_positives=a.num_positives,
-        num_positive_patients=a.num_positive_patients,
-        confidence=a.confidence,
-    )
-
-
-def _check_confidence(confidence: float) -> None:
+def check_confidence(confidence: float) -> None:
+    """Refuse a coverage that is none."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}; it must lie between 0 and 1, such as 0.95.")
-
-
-def _interval(value: float, resamples: NDArray[np.float64], confidence: float) -> Interval:
-    defined = resamples[~np.isnan(resamples)]
-    if np.isnan(value) or not defined.size:
-        return Interval(float(value), float("nan"), float("nan"))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(defined, (tail, 1 - tail))
-    return Interval(float(value), float(low), float(high))
-
-
-def _share_not_above_zero(resamples: NDArray[np.float64]) -> float:
-    defined = resamples[~np.isnan(resamples)]
-    return float(np.mean(defined <= 0)) if defined.size else float("nan")

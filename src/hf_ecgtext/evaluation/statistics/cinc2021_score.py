@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hf_ecgtext.data.sources.cinc2021.classes import CINC2021_CLASSES, diagnoses
-from hf_ecgtext.evaluation.statistics.bootstrap import Interval, resample_weights
+from hf_ecgtext.evaluation.statistics.bootstrap import check_confidence, resample_weights
+from hf_ecgtext.evaluation.statistics.intervals import Interval, percentile_interval
 from hf_ecgtext.evaluation.statistics.metrics import check_scores_and_targets, check_weights
 
 NORMAL_CLASS = "NSR"
@@ -89,25 +90,21 @@ def cinc2021_interval(
 
     Args:
         decisions (`np.ndarray` of shape `(num_records, num_columns)` or `(num_runs, num_records, num_columns)`): Of
-            several runs, the value is the mean, and the interval pools all resamples.
+            several runs, the value is the mean, and the interval is of that mean.
         targets, class_names: As in `cinc2021_score`.
         patient_ids (`Sequence` of length `num_records`, *optional*): Whose record each row is; `None` takes every
             record for a patient of its own.
-        num_resamples (`int`): Resamples per run.
+        num_resamples (`int`): The same ones for all runs.
         confidence (`float`): Between 0 and 1.
         seed (`int`): Seed of the resamples.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}; it must lie between 0 and 1, such as 0.95.")
+    check_confidence(confidence)
     array = np.asarray(decisions)
     runs = array[None] if array.ndim == 2 else array
-    resampled = resample_weights(targets, patient_ids, num_resamples, seed)
+    resampled = resample_weights(len(np.asarray(targets)), patient_ids, num_resamples, seed)
     values = [float(cinc2021_score(run, targets, class_names)) for run in runs]
-    resamples = np.concatenate([np.atleast_1d(cinc2021_score(run, targets, class_names, resampled)) for run in runs])
-    defined = resamples[~np.isnan(resamples)]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(defined, (tail, 1 - tail)) if defined.size else (np.nan, np.nan)
-    return Interval(float(np.mean(values)), float(low), float(high))
+    resamples = np.mean([cinc2021_score(run, targets, class_names, resampled) for run in runs], axis=0)
+    return percentile_interval(float(np.mean(values)), np.atleast_1d(resamples), confidence)
 
 
 def _credit(answered: NDArray[np.bool_], true: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -16,6 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from hf_ecgtext.errors import RecordError
 
+HEADLINE_MIN_POSITIVES = 5
+"""The headline of a task averages over classes with at least so many positive records; its interval holds there."""
+
 FREQUENT_CLASS_MIN_POSITIVES = 20
 """A class with fewer positive records than this says little alone (docs/protocols.md, defect 8)."""
 

@@ -8,6 +8,7 @@ in the middle of the gallery, and finds nothing among the first.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,9 @@ from numpy.typing import NDArray
 
 from hf_ecgtext.evaluation.npz import load_fields, save_fields
 from hf_ecgtext.evaluation.scores import NOT_CHECKED, Encoder
-from hf_ecgtext.evaluation.statistics.bootstrap import resample_weights
+from hf_ecgtext.evaluation.statistics.bootstrap import check_confidence, resample_weights
+from hf_ecgtext.evaluation.statistics.intervals import Interval, percentile_interval, prediction_interval
+from hf_ecgtext.evaluation.statistics.permutation import permutation_interval, permutation_p, random_swaps
 
 METRICS: dict[str, int | None] = {"recall_at_1": 1, "recall_at_5": 5, "recall_at_10": 10, "median_rank": None}
 """Name of each metric, with the places that a hit may take; none for the median rank."""
@@ -37,6 +40,8 @@ class RetrievalRanks:
             [`~hf_ecgtext.evaluation.protocols.EvaluationProtocol`].
         record_ids (`tuple[str, ...]`): Ascending.
         patients (`np.ndarray` of shape `(num_records,)`, *optional*): Whose record each is.
+        asking (`np.ndarray` of shape `(num_records,)`): Index of the unit that asks, from 0 without gaps: the patient,
+            or the text where a report asks once for all its records. Resamples and swaps take whole units.
         ranks (`np.ndarray` of shape `(num_runs, num_records)`): float64, from 1; of a query by a report that several
             records share, the same for each of them.
         weights (`np.ndarray` of shape `(num_records,)`): Share of each record in its query, so that a report that asks
@@ -52,6 +57,7 @@ class RetrievalRanks:
     duplicates: str
     record_ids: tuple[str, ...]
     patients: NDArray[np.object_] | None
+    asking: NDArray[np.int64]
     ranks: NDArray[np.float64]
     weights: NDArray[np.float64]
     gallery: int
@@ -80,30 +86,42 @@ class RetrievalRanks:
         return np.array([float(rank_metric(metric, run, self.weights[None])[0]) for run in self.ranks])
 
     def resamples(self, metric: str, num_resamples: int, seed: int = 0) -> NDArray[np.float64]:
-        """A metric of each run on draws of patients, of shape `(num_runs, num_resamples)`; the gallery stays whole."""
-        no_labels = np.zeros((len(self.record_ids), 1), dtype=np.int8)
-        patients = None if self.patients is None else self.patients.tolist()
-        counts = resample_weights(no_labels, patients, num_resamples, seed)
+        """A metric of each run on draws of units, of shape `(num_runs, num_resamples)`; the gallery stays whole."""
+        counts = resample_weights(len(self.record_ids), self.asking.tolist(), num_resamples, seed)
         size = max(1, _BLOCK // counts.shape[1])
         blocks = [counts[start : start + size] * self.weights for start in range(0, num_resamples, size)]
         return np.stack([np.concatenate([rank_metric(metric, run, block) for block in blocks]) for run in self.ranks])
 
+    def interval(
+        self, metric: str, *, num_resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+    ) -> tuple[Interval, tuple[float, float] | None]:
+        """The mean over the runs with its interval, and the prediction interval of a new run (see `intervals`)."""
+        values, drawn = self.values(metric), self.resamples(metric, num_resamples, seed).mean(axis=0)
+        found = prediction_interval(values, drawn, confidence)
+        if found is not None:
+            lowest, highest = (1.0, np.inf) if METRICS[metric] is None else (0.0, 1.0)
+            found = (max(found[0], lowest), min(found[1], highest))
+        return percentile_interval(float(values.mean()), drawn, confidence), found
+
 
 @dataclass(frozen=True)
 class RankDifference:
-    """A metric of one row of encoders minus that of another, on the same queries and resamples.
+    """A metric of one row of encoders minus that of another, on the same queries.
 
     Args:
         value (`float`): Of the means over runs.
-        low, high (`float`): Percentile interval over patients and pairs of runs.
-        p_value (`float`, *optional*): Two-sided, where whole patients are exchanged between the two at random; `None`
-            where they have not the same number of runs.
+        low, high (`float`): The interval that the test agrees with, as in
+            [`~hf_ecgtext.evaluation.statistics.permutation.PairedDifference`].
+        p_value (`float`): Two-sided, where whole units are exchanged between the two at random.
+        run_values (`tuple[float, ...]`): The difference of each pair of runs; of other numbers of runs, repeated in
+            turn until they match.
     """
 
     value: float
     low: float
     high: float
-    p_value: float | None
+    p_value: float
+    run_values: tuple[float, ...]
 
 
 def rank_difference(
@@ -111,7 +129,7 @@ def rank_difference(
     reference: RetrievalRanks,
     metric: str,
     *,
-    num_resamples: int = 1000,
+    num_permutations: int = 1999,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> RankDifference:
@@ -120,44 +138,50 @@ def rank_difference(
     Raises:
         ValueError: If the two have answered other questions.
     """
+    check_confidence(confidence)
     for name in ("direction", "duplicates", "task", "protocol", "data", "gallery", "record_ids"):
         if getattr(ranks, name) != getattr(reference, name):
             raise ValueError(
                 f"'{ranks.checkpoint}' and '{reference.checkpoint}' cannot be paired in retrieval: their {name} differ."
             )
-    own, other = ranks.resamples(metric, num_resamples, seed), reference.resamples(metric, num_resamples, seed)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(own[:, None] - other[None], (tail, 1 - tail))
+    num_pairs = math.lcm(len(ranks.ranks), len(reference.ranks))
+    own, other = ([found.ranks[pair % len(found.ranks)] for pair in range(num_pairs)] for found in (ranks, reference))
+    swaps, is_exhaustive = random_swaps(int(ranks.asking.max()) + 1, num_permutations, seed)
+    size = max(1, _BLOCK // len(ranks.record_ids))
+    permuted = np.concatenate(
+        [
+            _swapped_differences(metric, own, other, ranks.weights, swaps[start : start + size][:, ranks.asking])
+            for start in range(0, len(swaps), size)
+        ]
+    )
+    own_values, other_values = ranks.values(metric), reference.values(metric)
+    repeated = [np.tile(values, num_pairs // len(values)) for values in (own_values, other_values)]
+    per_pair = repeated[0] - repeated[1]
+    value = per_pair.mean()
+    found = permutation_interval(value, permuted, is_exhaustive, confidence)
     return RankDifference(
-        value=float(ranks.values(metric).mean() - reference.values(metric).mean()),
-        low=float(low),
-        high=float(high),
-        p_value=_permutation_p(ranks, reference, metric, num_resamples, seed),
+        value=float(value),
+        low=found.low,
+        high=found.high,
+        p_value=float(permutation_p(value, permuted, is_exhaustive)),
+        run_values=tuple(per_pair.tolist()),
     )
 
 
-def _permutation_p(
-    ranks: RetrievalRanks, reference: RetrievalRanks, metric: str, num_permutations: int, seed: int
-) -> float | None:
-    if len(ranks.ranks) != len(reference.ranks):
-        return None
-    num_records = len(ranks.record_ids)
-    names = ranks.record_ids if ranks.patients is None else [str(patient) for patient in ranks.patients]
-    _, patient_of_record = np.unique(np.asarray(names), return_inverse=True)
-    rng = np.random.default_rng(seed)
-    observed = abs(float(ranks.values(metric).mean() - reference.values(metric).mean()))
-    size = max(1, _BLOCK // num_records)
-    extreme = 0
-    for start in range(0, num_permutations, size):
-        block = min(size, num_permutations - start)
-        exchanged = rng.integers(2, size=(block, patient_of_record.max() + 1)).astype(bool)[:, patient_of_record]
-        weights = np.broadcast_to(ranks.weights, (block, num_records))
-        differences = np.zeros(block)
-        for own, other in zip(ranks.ranks, reference.ranks, strict=True):
-            differences += rank_metric(metric, np.where(exchanged, other, own), weights)
-            differences -= rank_metric(metric, np.where(exchanged, own, other), weights)
-        extreme += int((np.abs(differences) / len(ranks.ranks) >= observed - _ROUNDING).sum())
-    return (1 + extreme) / (1 + num_permutations)
+def _swapped_differences(
+    metric: str,
+    own: list[NDArray[np.float64]],
+    other: list[NDArray[np.float64]],
+    weights: NDArray[np.float64],
+    swapped: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Mean difference over the pairs of runs after each permutation, of shape `(num_permutations,)`."""
+    shared = np.broadcast_to(weights, swapped.shape)
+    differences = [
+        rank_metric(metric, np.where(swapped, b, a), shared) - rank_metric(metric, np.where(swapped, a, b), shared)
+        for a, b in zip(own, other, strict=True)
+    ]
+    return np.asarray(np.mean(differences, axis=0))
 
 
 def rank_metric(metric: str, ranks: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:

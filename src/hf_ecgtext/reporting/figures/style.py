@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.io import written_whole
-from hf_ecgtext.reporting.tables.grid import latest
+from hf_ecgtext.reporting.tables.grid import headline_lines, latest
 from hf_ecgtext.reporting.tables.render import METRIC_TITLES
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def own_values(results: Sequence[EvaluationResult]) -> list[EvaluationResult]:
 
     Paired differences, and macro means over frequent classes only, are in the tables.
     """
-    return [line for line in latest(results) if line.compared_with is None and line.min_positives == 1]
+    return headline_lines(line for line in latest(results) if line.compared_with is None)
 
 
 def row_of(line: EvaluationResult | TaskScores) -> EncoderRow:

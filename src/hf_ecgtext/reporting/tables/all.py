@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-
-import numpy as np
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.statistics.permutation import holm
@@ -19,8 +17,10 @@ from hf_ecgtext.reporting.tables.grid import (
     EncoderRows,
     Grid,
     Row,
+    as_text,
     cell,
     footnotes,
+    headline_lines,
     latest,
     measure,
     measure_title,
@@ -36,6 +36,7 @@ from hf_ecgtext.reporting.tables.render import UNDEFINED, NamedTable, percent
 from hf_ecgtext.reporting.tables.transfer import lead_tables, retrieval_tables, shift_tables
 
 _RANKING_METRICS = ("auroc", "average_precision")
+_TESTED_METRICS = ("auroc", "recall_at_10")
 _MEAN = "mean"
 _TITLES = {
     "zero_shot": "Zero-shot",
@@ -98,7 +99,7 @@ def headlines(results: Sequence[EvaluationResult], *more_metrics: str) -> list[E
         *more_metrics: Metrics to print beside, such as `"average_precision"`.
     """
     metrics = {"auroc", *RETRIEVAL_METRICS, *more_metrics}
-    return [result for result in results if result.min_positives == 1 and result.metric in metrics]
+    return headline_lines(result for result in results if result.metric in metrics)
 
 
 def zero_shot_tables(
@@ -170,36 +171,67 @@ def sensitivity_tables(results: Sequence[EvaluationResult], rows: EncoderRows) -
 def difference_tables(results: Sequence[EvaluationResult], rows: EncoderRows) -> Iterator[NamedTable]:
     """One table per evaluation, protocol, metric and reference: paired differences, p values, corrected ones.
 
+    The tests of one evaluation against one reference, over all encoders, tasks, prompt sets and fractions, are one
+    claim, and Holm's correction is over them: of the headline's metric, AUROC over classes with at least 5 positive
+    records (or recall at 10), and each distinct test once. Other metrics are shown with their intervals alone.
+
     Args:
         results (`Sequence[EvaluationResult]`): Lines with `compared_with`.
         rows ([`EncoderRows`]): Of the run.
     """
+    headline = set(map(id, headline_lines(results)))
     groups = split_by(
-        results, lambda result: (result.evaluation, result.protocol, measure(result), result.compared_with)
+        results,
+        lambda result: (result.evaluation, result.protocol, measure(result), rows.reference_title(result)),
     )
     for (evaluation, protocol, name, reference), lines in groups.items():
         title = task_titles(lines)
         grid = Grid(corner=("encoder", "task", "settings"))
-        adjusted = holm(np.array([np.nan if result.p_value is None else result.p_value for result in lines]))
-        tested = sum(result.p_value is not None for result in lines)
-        for result, corrected in zip(lines, adjusted.tolist(), strict=True):
+        is_family = name[0] in _TESTED_METRICS and all(id(line) in headline for line in lines)
+        corrected = holm_of_claim(lines) if is_family else {}
+        for place, result in enumerate(lines):
             row = rows.row(result).with_titles(title(result), _settings(result))
-            grid.put(row, "difference", f"less {rows.title(str(reference))}", cell(result))
-            grid.put(row, "p", "p", p_cell(result.p_value))
-            grid.put(row, "holm", "p (Holm)", p_cell(None if result.p_value is None else corrected))
+            grid.put(row, "difference", f"less {reference}", cell(result))
+            if is_family:
+                grid.put(row, "p", "p", p_cell(result.p_value))
+                grid.put(row, "holm", "p (Holm)", p_cell(corrected.get(place)))
+        tested = len({_test_identity(result) for result in lines if result.p_value is not None})
         yield grid.table(
-            f"Differences to {rows.title(str(reference))}: {_title(evaluation)}, {measure_title(*name)}, "
-            f"{protocol} protocol",
+            f"Differences to {reference}: {_title(evaluation)}, {measure_title(*name)}, {protocol} protocol",
             [
-                "Paired differences on the same records and resamples, in points of percent where the metric is one.",
+                "Paired differences on the same records, in points of percent where the metric is one.",
                 *(
-                    [f"p: two-sided permutation test; p (Holm): corrected for the {tested} tests of this table."]
-                    if tested
+                    [
+                        "p: two-sided permutation test, below 0.05 exactly where the interval leaves out 0; "
+                        f"p (Holm): corrected for the {tested} distinct tests of this table, one claim."
+                    ]
+                    if is_family and tested
                     else []
                 ),
                 *footnotes(lines, rows),
             ],
         )
+
+
+def holm_of_claim(lines: Sequence[EvaluationResult]) -> dict[int, float]:
+    """Corrected p values of the tests of one claim, by place in `lines`; a test that occurs twice counts once.
+
+    Two lines are the same test where they compare the same encoders on the same records, classes and question.
+    """
+    places: dict[Hashable, list[int]] = {}
+    for place, line in enumerate(lines):
+        if line.p_value is not None:
+            places.setdefault(_test_identity(line), []).append(place)
+    adjusted = holm([float(lines[found[0]].p_value or 0.0) for found in places.values()])
+    return {place: float(p) for found, p in zip(places.values(), adjusted, strict=True) for place in found}
+
+
+def _test_identity(line: EvaluationResult) -> Hashable:
+    return (
+        *(line.evaluation, line.protocol, line.metric, line.task, line.prompts, as_text(line.settings)),
+        *(line.checkpoint, line.encoder, line.compared_with, line.compared_encoder, as_text(line.data)),
+        tuple(sorted(line.per_class)),
+    )
 
 
 def _zero_shot_table(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_ecgtext.evaluation.results import EvaluationResult
-from hf_ecgtext.reporting.tables.grid import EncoderRows, Grid, cell, footnotes, latest
+from hf_ecgtext.reporting.tables.grid import EncoderRows, Grid, cell, footnotes, headline_lines, latest
 from hf_ecgtext.reporting.tables.probes import BEST_TEST_EPOCH, fraction, fraction_title
 from hf_ecgtext.reporting.tables.render import UNDEFINED, Style, percent, render_table
 from hf_ecgtext.reporting.tables.transfer import put_references
@@ -44,7 +44,7 @@ def readme_benchmark_table(
     Raises:
         ValueError: If there are several prompt sets and none is chosen, or no result of these tasks.
     """
-    lines = [result for result in latest(results) if result.compared_with is None and result.min_positives == 1]
+    lines = headline_lines(result for result in latest(results) if result.compared_with is None)
     rows = EncoderRows(lines, titles or {})
     macro = [result for result in lines if result.metric == "auroc"]
     asked = list(dict.fromkeys(result.task for result in macro if result.evaluation in ("zero_shot", "linear_probe")))
@@ -108,7 +108,7 @@ def card_table(results: Mapping[str, Sequence[EvaluationResult]]) -> str:
         if len({line.checkpoint for line in lines}) > 1:
             raise ValueError(f"The lines of recipe '{recipe}' are of several checkpoints; a card is of one.")
         cells: dict[tuple[str, str], dict[str, EvaluationResult]] = {}
-        for line in lines:
+        for line in headline_lines(lines):
             question = _card_question(line)
             if question is not None:
                 cells.setdefault((line.task, question), {})[line.encoder] = line
@@ -138,12 +138,17 @@ def runs_table(runs: Mapping[str, Mapping[str, Any]], style: Style = "markdown")
             f"{run['trained_parameters'] / 1e6:.2f}",
             f"{run['steps']:,}",
             f"{run['batch_size']}",
-            f"{run['seconds'] / 60:.1f}",
-            UNDEFINED if run["best_epoch"] is None else f"{run['best_epoch']:g}",
+            ", ".join(f"{seconds / 60:.1f}" for seconds in _as_list(run["seconds"])),
+            ", ".join(UNDEFINED if epoch is None else f"{epoch:g}" for epoch in _as_list(run["best_epoch"])),
         ]
         for method, run in runs.items()
     ]
     return render_table(header, rows, style)
+
+
+def _as_list(value: Any) -> list[Any]:
+    """Of several trainings, one value each."""
+    return value if isinstance(value, list) else [value]
 
 
 def _readme_column(result: EvaluationResult, prompts: str | None, recipe: str) -> str | None:
@@ -166,7 +171,7 @@ def _readme_column(result: EvaluationResult, prompts: str | None, recipe: str) -
 
 def _card_question(line: EvaluationResult) -> str | None:
     """What a line answers, if a card shows it."""
-    if line.compared_with is not None or line.protocol != "strict" or line.min_positives != 1:
+    if line.compared_with is not None or line.protocol != "strict":
         return None
     if line.evaluation == "zero_shot" and line.metric == "auroc":
         return f"zero-shot, {line.prompts} prompts"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.scores import NOT_CONTAMINATED
+from hf_ecgtext.evaluation.statistics.metrics import HEADLINE_MIN_POSITIVES
 from hf_ecgtext.reporting.published_numbers import PublishedNumber
 from hf_ecgtext.reporting.tables.render import METRIC_TITLES, UNDEFINED, NamedTable, percent
 
@@ -64,6 +65,16 @@ class EncoderRows:
     def title(self, checkpoint: str) -> str:
         """How a checkpoint is called."""
         return self._titles.get(checkpoint, checkpoint)
+
+    def reference_title(self, result: EvaluationResult) -> str:
+        """What a paired difference was taken to, such as `merl`, or `the random twin` of each encoder."""
+        if result.compared_encoder in (None, "trained"):
+            return self.title(str(result.compared_with))
+        return {
+            "random": "the random twin",
+            "interval_features": "interval features",
+            "supervised": "supervised from scratch",
+        }[str(result.compared_encoder)]
 
     def row(self, result: EvaluationResult) -> Row:
         """The row of a result."""
@@ -136,9 +147,27 @@ def latest(results: Iterable[EvaluationResult]) -> list[EvaluationResult]:
     for result in results:
         data = tuple(sorted(result.data.items()))
         names = ("evaluation", "task", "protocol", "metric", "min_positives", "prompts", "checkpoint", "encoder")
-        identity = (*(getattr(result, name) for name in names), data, result.compared_with, as_text(result.settings))
+        compared = (result.compared_with, result.compared_encoder)
+        identity = (*(getattr(result, name) for name in names), data, compared, as_text(result.settings))
         lines[identity] = result
     return list(lines.values())
+
+
+def headline_lines(results: Iterable[EvaluationResult]) -> list[EvaluationResult]:
+    """Of the macro means over other numbers of classes the headline, of each evaluation, task, protocol and metric.
+
+    That is the one over classes with at least 5 positive records; all classes in lines of before schema 3, or where the
+    protocol names no such mean. Metrics without classes, such as recall, have one line each.
+    """
+    found = list(results)
+    groups = split_by(found, lambda line: (line.evaluation, line.task, line.protocol, line.metric))
+    chosen: dict[object, int] = {}
+    for key, lines in groups.items():
+        offered = {line.min_positives for line in lines}
+        chosen[key] = HEADLINE_MIN_POSITIVES if HEADLINE_MIN_POSITIVES in offered else min(offered)
+    return [
+        line for line in found if line.min_positives == chosen[line.evaluation, line.task, line.protocol, line.metric]
+    ]
 
 
 def split_by(
@@ -233,11 +262,13 @@ def footnotes(results: Sequence[EvaluationResult], rows: EncoderRows, *, interva
     coverages = sorted({result.confidence for result in results})
     if len(coverages) > 1:
         raise ValueError(f"The results have intervals of different coverage, {coverages}; show them separately.")
-    resamples = sorted({result.num_resamples for result in results if result.confidence_interval is not None})
-    bootstrap = f", from {_list((f'{n:,}' for n in resamples), ' or ')} bootstrap resamples" if any(resamples) else ""
+    made = {(line.interval_method, line.num_resamples) for line in results if line.confidence_interval is not None}
+    methods = [f"{method} ({number:,})" if number else method for method, number in sorted(made)]
     notes = [f"Protocol: {_list(result.protocol for result in results)}."]
-    if resamples and intervals:
-        notes.append(f"Intervals: {100 * coverages[0]:g} %{bootstrap}.")
+    if made and intervals:
+        notes.append(f"Intervals: {100 * coverages[0]:g} %, {_list(methods, '; ')}.")
+        if len(made) and any(line.run_values for line in results):
+            notes.append("Of several runs, the interval is of their mean; that of another run is in the lines.")
     title = task_titles(results)
     counts: dict[str, set[int]] = {}
     for result in results:
