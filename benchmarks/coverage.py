@@ -23,6 +23,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ _RUN_SPREAD = 0.1
 """Standard deviation, over trainings, of all d_c together: about two points of AUROC."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LabelTable:
     """The labels of all recordings of a task, from which test sets are drawn by patient."""
 
@@ -325,80 +326,101 @@ def _count_trainings(
 
 
 def simulate_retrieval(table: LabelTable, num_records: int, tally: Tally, seed: int, num_resamples: int) -> None:
-    """Reports are the combinations of labels, so that many records share the common ones."""
-    found = retrieval_pair(table, num_records, seed)
-    for direction, (first, second) in found.items():
+    """Reports are the combinations of labels, so that many records share the common ones.
+
+    The truth of an ECG's search is that of 20,000 new patients who ask the same gallery of reports; that of a report's
+    search is the mean over other test sets.
+    """
+    rng = np.random.default_rng(seed)
+    world = _ReportWorld.of(table)
+    targets, patients = table.draw(rng, num_records)
+    first, second = world.ranks(rng, targets, patients), world.ranks(rng, targets, patients)
+    asking, gallery = world.new_patients(rng, targets, 20_000), np.unique(targets, axis=0)
+    new = world.ranks(rng, asking, np.arange(len(asking)), gallery)["ecg_to_report"]
+    for direction in first:
         for metric in ("recall_at_1", "recall_at_10"):
-            difference = rank_difference(first, second, metric, num_permutations=num_resamples - 1, seed=seed)
+            pair = (first[direction], second[direction])
+            difference = rank_difference(*pair, metric, num_permutations=num_resamples - 1, seed=seed)
             tally.interval(f"{metric}, {direction}, difference, equal", difference.low, difference.high, 0.0)
             tally.test(f"level: {metric}, {direction}, difference, equal", difference.p_value)
-            interval, _ = first.interval(metric, num_resamples=num_resamples, seed=seed)
-            tally.interval(
-                f"{metric}, {direction}",
-                interval.low,
-                interval.high,
-                _retrieval_truth(table, num_records)[direction, metric],
-            )
+            interval, _ = first[direction].interval(metric, num_resamples=num_resamples, seed=seed)
+            is_ecg = direction == "ecg_to_report"
+            truth = float(new.values(metric)[0]) if is_ecg else world.expected(table, num_records, metric)
+            tally.interval(f"{metric}, {direction}", interval.low, interval.high, truth)
 
 
-def retrieval_pair(
-    table: LabelTable, num_records: int, seed: int, dim: int = 24
-) -> dict[str, tuple[RetrievalRanks, RetrievalRanks]]:
-    """Ranks of two equally good encoders, by direction."""
-    rng = np.random.default_rng(seed)
-    targets, patients = table.draw(rng, num_records)
-    combinations, report_of_record = np.unique(targets, axis=0, return_inverse=True)
-    meaning = np.random.default_rng(7).normal(size=(targets.shape[1] + 1, dim))
-    centres = np.concatenate([combinations, np.ones((len(combinations), 1))], axis=1) @ meaning
-    texts = centres / np.linalg.norm(centres, axis=1, keepdims=True)
-    common = rng.normal(size=(int(patients.max()) + 1, dim))[patients]
-    both: dict[str, list[RetrievalRanks]] = {"ecg_to_report": [], "report_to_ecg": []}
-    for name in ("first", "second"):
-        noisy = texts[report_of_record] + 0.25 * (0.7 * common + 0.7 * rng.normal(size=(len(targets), dim)))
+class _ReportWorld:
+    """Reports as directions in space, and recordings as noisy copies of them."""
+
+    def __init__(self, num_labels: int, dim: int = 24):
+        self.meaning = np.random.default_rng(7).normal(size=(num_labels + 1, dim))
+        self._expected: dict[tuple[int, str], float] = {}
+
+    @classmethod
+    @cache
+    def of(cls, table: LabelTable) -> _ReportWorld:
+        """That of a task."""
+        return cls(table.targets.shape[1])
+
+    def embed(self, targets: NDArray[np.int8]) -> NDArray[np.float64]:
+        """Directions of reports, of shape `(num_reports, dim)`."""
+        centres = np.concatenate([targets, np.ones((len(targets), 1))], axis=1) @ self.meaning
+        return centres / np.linalg.norm(centres, axis=1, keepdims=True)
+
+    def new_patients(self, rng: np.random.Generator, targets: NDArray[np.int8], number: int) -> NDArray[np.int8]:
+        """Targets of recordings of new patients, with reports as frequent as here."""
+        return targets[rng.integers(len(targets), size=number)]
+
+    def ranks(
+        self,
+        rng: np.random.Generator,
+        targets: NDArray[np.int8],
+        patients: NDArray[np.int64],
+        gallery: NDArray[np.int8] | None = None,
+    ) -> dict[str, RetrievalRanks]:
+        """Ranks of one encoder, by direction; both directions only where the gallery is the records' own."""
+        reports, report_of_record = np.unique(targets, axis=0, return_inverse=True)
+        if gallery is not None:
+            place = {tuple(row): number for number, row in enumerate(gallery.tolist())}
+            report_of_record = np.array([place[tuple(row)] for row in targets.tolist()])
+            reports = gallery
+        texts = self.embed(reports).astype(np.float32)
+        of_patient = rng.normal(size=(int(patients.max()) + 1, texts.shape[1]))[patients]
+        noise = 0.25 * (0.7 * of_patient + 0.7 * rng.normal(size=of_patient.shape))
+        noisy = texts[report_of_record] + noise
         ecgs = (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float32)
-        asked = texts.astype(np.float32)
-        counts = np.bincount(report_of_record)
-        ranks = {
-            "ecg_to_report": rank_of_own(ecgs, asked, report_of_record),
-            "report_to_ecg": rank_of_first(asked, ecgs, report_of_record)[report_of_record],
-        }
-        asking = {"ecg_to_report": patients, "report_to_ecg": report_of_record}
-        weights = {"ecg_to_report": np.ones(len(targets)), "report_to_ecg": 1.0 / counts[report_of_record]}
-        for direction, found in both.items():
-            found.append(
-                RetrievalRanks(
-                    direction=direction,
-                    duplicates="recognised",
-                    record_ids=tuple(map(str, range(len(targets)))),
-                    patients=None,
-                    asking=asking[direction],
-                    ranks=ranks[direction][None],
-                    weights=weights[direction],
-                    gallery=len(texts) if direction == "ecg_to_report" else len(targets),
-                    checkpoint=name,
-                    encoder="trained",
-                    task="simulated",
-                    protocol="strict",
-                    data={"name": "simulated", "revision": "1", "split": "test"},
-                )
+        found = {"ecg_to_report": (rank_of_own(ecgs, texts, report_of_record), patients, np.ones(len(targets)))}
+        if gallery is None:
+            ranks = rank_of_first(texts, ecgs, report_of_record)[report_of_record]
+            shares = 1.0 / np.bincount(report_of_record)[report_of_record]
+            found["report_to_ecg"] = (ranks, report_of_record, shares)
+        return {
+            direction: RetrievalRanks(
+                direction=direction,
+                duplicates="recognised",
+                record_ids=tuple(map(str, range(len(targets)))),
+                patients=None,
+                asking=asking,
+                ranks=ranks[None],
+                weights=weights,
+                gallery=len(texts) if direction == "ecg_to_report" else len(targets),
+                checkpoint="simulated",
+                encoder="trained",
+                task="simulated",
+                protocol="strict",
+                data={"name": "simulated", "revision": "1", "split": "test"},
             )
-    return {direction: (found[0], found[1]) for direction, found in both.items()}
+            for direction, (ranks, asking, weights) in found.items()
+        }
 
-
-_TRUTHS_OF_RETRIEVAL: dict[tuple[int, int], dict[tuple[str, str], float]] = {}
-
-
-def _retrieval_truth(table: LabelTable, num_records: int, num_sets: int = 200) -> dict[tuple[str, str], float]:
-    """Expected recalls of a new test set of this size."""
-    key = (id(table), num_records)
-    if key not in _TRUTHS_OF_RETRIEVAL:
-        values: dict[tuple[str, str], list[float]] = defaultdict(list)
-        for seed in range(num_sets):
-            for direction, pair in retrieval_pair(table, num_records, 10**6 + seed).items():
-                for metric in ("recall_at_1", "recall_at_10"):
-                    values[direction, metric] += [float(ranks.values(metric)[0]) for ranks in pair]
-        _TRUTHS_OF_RETRIEVAL[key] = {name: float(np.mean(found)) for name, found in values.items()}
-    return _TRUTHS_OF_RETRIEVAL[key]
+    def expected(self, table: LabelTable, num_records: int, metric: str, num_sets: int = 300) -> float:
+        """Recall of a report's search, over other test sets of this size."""
+        if (num_records, metric) not in self._expected:
+            rng = np.random.default_rng(10**6)
+            sets = (table.draw(rng, num_records) for _ in range(num_sets))
+            values = [self.ranks(rng, *drawn)["report_to_ecg"].values(metric)[0] for drawn in sets]
+            self._expected[num_records, metric] = float(np.mean(values))
+        return self._expected[num_records, metric]
 
 
 def simulate_readers(tally: Tally, seed: int, num_resamples: int) -> None:
@@ -433,18 +455,13 @@ def simulate_cinc2021(table: LabelTable, tally: Tally, seed: int, num_records: i
     _tally(tally, "cinc2021_score", interval, _cinc2021_truth(table))
 
 
-_TRUTH_OF_CINC2021: dict[int, float] = {}
-
-
+@cache
 def _cinc2021_truth(table: LabelTable) -> float:
-    if id(table) not in _TRUTH_OF_CINC2021:
-        rng = np.random.default_rng(9)
-        targets, patients = table.draw(rng, 200_000)
-        padded = np.zeros((len(targets), len(CINC2021_CLASSES)), dtype=np.int8)
-        padded[:, : targets.shape[1]] = targets
-        score = cinc2021_score(_called(rng, padded, patients), padded, list(CINC2021_CLASSES))
-        _TRUTH_OF_CINC2021[id(table)] = float(score)
-    return _TRUTH_OF_CINC2021[id(table)]
+    rng = np.random.default_rng(9)
+    targets, patients = table.draw(rng, 200_000)
+    padded = np.zeros((len(targets), len(CINC2021_CLASSES)), dtype=np.int8)
+    padded[:, : targets.shape[1]] = targets
+    return float(cinc2021_score(_called(rng, padded, patients), padded, list(CINC2021_CLASSES)))
 
 
 def _called(rng: np.random.Generator, targets: NDArray[np.int8], patients: NDArray[np.int64]) -> NDArray[np.int8]:

@@ -40,6 +40,7 @@ def line(value: float | None = None, **changes: Any) -> EvaluationResult:
         "prompts": None,
         "encoder": encoder,
         "num_resamples": 1000,
+        "interval_method": "percentiles of a bootstrap of patients",
         "contamination": "none",
         "library_versions": {"hf_ecgtext": "0.1.0"},
         "command": "hf-ecgtext evaluate",

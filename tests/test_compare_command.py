@@ -43,11 +43,47 @@ def test_every_method_has_its_results_and_its_difference_to_the_reference(compar
         (etp, "trained", None),
         (merl, "random", None),
         (etp, "random", None),
+        (merl, "trained", merl),  # less its random twin
         (etp, "trained", merl),
+        (etp, "trained", etp),
     ]
     by_kind = dict(zip(kinds, auroc, strict=True))
     difference = by_kind[etp, "trained", None].value - by_kind[merl, "trained", None].value
     assert by_kind[etp, "trained", merl].value == pytest.approx(difference)
+
+
+@pytest.mark.slow
+def test_several_trainings_are_set_side_by_side_by_their_means(tmp_path, capsys):
+    assert compare(tmp_path, "--trainings", "2", methods=("merl",)) == 0
+    lines = read_results(tmp_path / "results.jsonl")
+    (own,) = [line for line in lines if (line.metric, line.min_positives, line.encoder, line.compared_with)
+              == ("auroc", 5, "trained", None)]  # fmt: skip
+    assert (own.checkpoint, own.seed) == ("merl", (0, 1))
+    assert own.value == pytest.approx(sum(own.run_values) / 2)
+    runs = json.loads((tmp_path / "results.runs.json").read_text())
+    assert runs["merl"]["seeds"] == [0, 1]
+    assert len(runs["merl"]["seconds"]) == 2
+    capsys.readouterr()
+    # What was trained can be evaluated as one model later; the folders say with which seeds.
+    pooled = "merl=" + ",".join(str(tmp_path / "runs" / f"seed{seed}" / "merl") for seed in (0, 1))
+    options = [
+        "--data",
+        "synthetic",
+        "--data-set",
+        "num_records=200",
+        "sampling_rate_hz=100",
+        "--evaluations",
+        "zero_shot",
+        "--prompts",
+        "plain",
+    ]
+    places = ["--random-encoders", "0", "--output-dir", str(tmp_path / "evaluated")]
+    assert main(["evaluate", "--model", pooled, *options, *places]) == 0
+    again = read_results(tmp_path / "evaluated" / "results.jsonl")
+    (same,) = [line for line in again if (line.metric, line.min_positives) == ("auroc", 5)]
+    assert (same.checkpoint, same.seed, same.value) == ("merl", (0, 1), pytest.approx(own.value))
+    assert compare(tmp_path, "--trainings", "0", methods=("merl",)) == 1
+    assert "each method is trained at least once" in capsys.readouterr().err
 
 
 def test_the_cost_of_each_training_is_noted(compared):
@@ -87,9 +123,9 @@ def test_what_was_lost_is_done_again_and_nothing_else(compared, capsys):
     assert compare(compared, "--resume", "--markdown") == 0
     printed = capsys.readouterr().out
     assert printed.count("already trained") == 1
-    assert "etp: training with recipe debug" in printed
-    assert "### Zero-shot: macro AUROC, plain prompts, strict protocol" in printed
-    assert "### Zero-shot: macro AUPRC, plain prompts, strict protocol" in printed
+    assert "etp, seed 0: training with recipe debug" in printed
+    assert "### Zero-shot: macro AUROC over classes with 5+ positives, plain prompts, strict protocol" in printed
+    assert "### Zero-shot: macro AUPRC over classes with 5+ positives, plain prompts, strict protocol" in printed
     assert "### Differences to merl: Zero-shot, AUROC, strict protocol" in printed
     assert "| encoder | task | settings | less merl | p | p (Holm) |" in printed
     assert "| method | parameters (M) |" in printed

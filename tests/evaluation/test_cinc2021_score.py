@@ -110,17 +110,16 @@ def test_records_that_are_all_normal_have_no_score():
     assert values[1] == 1.0
 
 
-def test_the_interval_is_that_of_the_bootstrap_resamples_and_runs_are_pooled():
+def test_the_interval_is_that_of_the_mean_of_the_runs_on_the_same_resamples():
     answers, targets = random_answers(7, num_records=120)
     other, _ = random_answers(8, num_records=120)
     patients = np.arange(120) // 2
     interval = cinc2021_interval([answers, other], targets, CLASSES, patients, num_resamples=40, seed=3)
     runs = []
     for run in (answers, other):
-        for counts in resample_weights(targets, patients, 40, 3):
-            rows = np.repeat(np.arange(120), counts)
-            runs.append(cinc2021_score(run[rows], targets[rows], CLASSES))
-    expected = np.quantile(runs, (0.025, 0.975))
+        drawn = [np.repeat(np.arange(120), counts) for counts in resample_weights(120, patients, 40, 3)]
+        runs.append([cinc2021_score(run[rows], targets[rows], CLASSES) for rows in drawn])
+    expected = np.quantile(np.mean(runs, axis=0), (0.025, 0.975))
     np.testing.assert_allclose([interval.low, interval.high], expected, rtol=1e-12)
     mean = np.mean([cinc2021_score(run, targets, CLASSES) for run in (answers, other)])
     assert interval.value == pytest.approx(mean)

@@ -142,7 +142,7 @@ def test_features_that_are_all_the_same_give_chance_level(data, tmp_path):
     assert (first.value, fifth.value) == (pytest.approx(1 / 16), pytest.approx(5 / 16))
 
 
-def test_several_encoders_are_pooled(data, tmp_path):
+def test_several_encoders_are_averaged(data, tmp_path):
     persons = dict(zip(data.test.column("record_id"), data.test.column("person"), strict=True))
     members = (
         Described("all", lambda ecg: unit(persons[ecg.record_id])),
@@ -152,8 +152,10 @@ def test_several_encoders_are_pooled(data, tmp_path):
     first, _ = evaluate_identification(runs, data, cache(tmp_path), num_resamples=50)
     assert first.value == pytest.approx((1 + 1 / 16) / 2)
     assert first.spread == pytest.approx(np.std([1, 1 / 16], ddof=1))
-    assert first.num_resamples == 100
-    assert first.confidence_interval == (pytest.approx(1 / 16), 1.0)
+    assert first.num_resamples == 50
+    assert first.run_values == pytest.approx((1, 1 / 16))
+    assert first.confidence_interval == pytest.approx((first.value, first.value))  # no person differs from another
+    assert first.prediction_interval == (0.0, 1.0)
 
 
 def test_the_interval_is_that_of_a_slow_bootstrap_over_people(data, tmp_path):

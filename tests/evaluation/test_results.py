@@ -180,10 +180,10 @@ def test_lines_of_the_first_schema_are_read_as_zero_shot():
         EvaluationResult.from_json(json.dumps({name: value for name, value in line.items() if name != "settings"}))
 
 
-@pytest.mark.parametrize("version", [3, 0, "2", None])
+@pytest.mark.parametrize("version", [4, 0, "2", None])
 def test_a_line_of_another_schema_version_is_refused(version):
     line = {**json.loads(make_result().to_json()), "schema_version": version}
-    with pytest.raises(ResultError, match=f"is of schema version {version!r}; this library reads versions 1 to 2"):
+    with pytest.raises(ResultError, match=f"is of schema version {version!r}; this library reads versions 1 to 3"):
         EvaluationResult.from_json(json.dumps(line))
 
 

@@ -154,7 +154,7 @@ def test_every_run_has_its_own_threshold_from_validation_and_margins_share_one_m
             for run, limits in zip(given.scores, thresholds.values, strict=True)
         ]
         np.testing.assert_allclose(intervals[name].values, np.mean(expected, axis=0), rtol=1e-12)
-        assert intervals[name].resamples.shape == (40, 3)
+        assert intervals[name].resamples.shape == (2, 20, 3)
 
 
 def test_a_margin_keeps_every_decision_exactly():

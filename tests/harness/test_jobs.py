@@ -54,6 +54,6 @@ def test_a_cell_of_a_newer_version_is_refused_by_file_and_line(tmp_path):
     store = JobStore(tmp_path)
     store.save({"a": 1}, outcome())
     (path,) = tmp_path.rglob("results.jsonl")
-    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 3'))
-    with pytest.raises(ResultError, match=r"results\.jsonl, line 1: is of schema version 3; this library reads"):
+    path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 4'))
+    with pytest.raises(ResultError, match=r"results\.jsonl, line 1: is of schema version 4; this library reads"):
         store.load({"a": 1})

@@ -38,9 +38,11 @@ def test_results_hold_what_a_reader_needs(built, data, tmp_path):
         (metric, encoder, positives)
         for metric in ("auroc", "average_precision")
         for encoder in ("trained", "random")
-        for positives in (1, 20)
+        for positives in (5, 1, 20)
     }
-    trained = next(line for line in results if (line.metric, line.encoder) == ("auroc", "trained"))
+    trained = next(
+        line for line in results if (line.metric, line.encoder, line.min_positives) == ("auroc", "trained", 1)
+    )
     assert trained.num_records == len(data.test)
     assert trained.data["revision"] == data.revision
     assert next(line for line in results if line.encoder == "random").seed == (0, 1)

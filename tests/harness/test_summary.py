@@ -44,17 +44,22 @@ def named(results, metric, min_positives=1):
 
 def test_a_value_is_the_mean_over_runs_and_the_spread_their_standard_deviation():
     answers = scores()
-    line = named(task_results(answers, STRICT, num_resamples=30), "auroc")
+    line = named(task_results(answers, STRICT, num_resamples=30), "auroc", 5)
     per_run = [roc_auc_score(answers.targets, run, average="macro") for run in answers.scores]
     assert line.value == pytest.approx(np.mean(per_run))
     assert line.spread == pytest.approx(np.std(per_run, ddof=1))
     assert line.settings == {"fraction": 0.1}
-    assert line.num_resamples == 300  # at least 100 of each run
+    assert line.run_values == pytest.approx(per_run)
+    assert line.num_resamples == 30
+    assert line.prediction_for == "draw"
+    low, high = line.prediction_interval
+    assert low < line.confidence_interval[0]
+    assert high > line.confidence_interval[1]
 
 
 def test_one_run_has_no_spread_and_all_resamples():
     answers = scores(runs=1)
-    line = named(task_results(answers, STRICT, num_resamples=200, seed=3), "auroc")
+    line = named(task_results(answers, STRICT, num_resamples=200, seed=3), "auroc", 5)
     expected = bootstrap_intervals(
         answers.scores, answers.targets, answers.patients.tolist(), num_resamples=200, seed=3
     )
@@ -84,14 +89,33 @@ def test_a_difference_is_paired_and_names_both():
 
 def test_equal_scores_differ_by_nothing():
     line = named(difference_results(scores(1), scores(1, checkpoint="other"), STRICT, num_resamples=50), "auroc")
-    assert (line.value, line.confidence_interval, line.p_value) == (0, (0, 0), 1)
+    assert (line.value, line.p_value, line.compared_encoder) == (0, 1, "trained")
+    assert line.confidence_interval == pytest.approx((0, 0))
 
 
-def test_a_large_difference_is_no_accident_and_average_precision_is_not_tested():
+def test_a_large_difference_is_no_accident():
     better, worse = scores(1, strength=2.0), scores(1, strength=0.0, checkpoint="other")
     lines = difference_results(better, worse, STRICT, num_resamples=100)
-    assert named(lines, "auroc").p_value == pytest.approx(0.001)  # the smallest of 999 permutations
-    assert named(lines, "average_precision").p_value is None
+    for line in lines:
+        assert line.interval_method == "permutation of patients"
+    assert named(lines, "auroc").p_value == pytest.approx(0.005)  # the smallest of 199 permutations
+    assert named(lines, "average_precision").p_value < 0.05
+
+
+def test_draws_of_several_trainings_are_averaged_before_the_trainings_are_compared():
+    answers = scores(runs=6, seed=(0, 1, 2))  # two draws of each training
+    line = named(task_results(answers, STRICT, num_resamples=30), "auroc", 5)
+    per_run = np.array([roc_auc_score(answers.targets, run, average="macro") for run in answers.scores])
+    assert line.run_values == pytest.approx(per_run.reshape(3, 2).mean(axis=1))
+    assert line.prediction_for == "training"
+
+
+def test_a_network_that_learnt_from_all_labels_is_compared_with_a_probe_of_all_labels():
+    probe = scores(1, strength=2.0, settings={"fraction": 1.0, "solver": "logistic_regression"})
+    network = scores(1, strength=1.0, encoder="supervised", evaluation="supervised", checkpoint="network", settings={})
+    line = named(difference_results(probe, network, STRICT, num_resamples=50), "auroc", 5)
+    assert (line.compared_with, line.compared_encoder, line.evaluation) == ("network", "supervised", "linear_probe")
+    assert line.value > 0
 
 
 def with_validation(**changes) -> TaskScores:
@@ -101,7 +125,7 @@ def with_validation(**changes) -> TaskScores:
 
 def test_decisions_are_made_at_thresholds_of_the_validation_split():
     answers = with_validation(strength=2.0)
-    line = named(task_results(answers, STRICT, num_resamples=20), "f1")
+    line = named(task_results(answers, STRICT, num_resamples=20), "f1", 5)
     limits = np.array([line.details["thresholds"][name] for name in answers.class_names]).T
     expected = [
         f1_score(answers.targets, run >= limit, average="macro")
@@ -109,14 +133,14 @@ def test_decisions_are_made_at_thresholds_of_the_validation_split():
     ]
     assert line.value == pytest.approx(np.mean(expected))
     assert line.details["thresholds_from"] == "validation"
-    published = named(task_results(scores(1), PUBLISHED, num_resamples=20), "f1")
+    published = named(task_results(scores(1), PUBLISHED, num_resamples=20), "f1", 5)
     assert published.details["thresholds_from"] == "test"
-    assert published.value >= named(task_results(with_validation(), STRICT, num_resamples=20), "f1").value
+    assert published.value >= named(task_results(with_validation(), STRICT, num_resamples=20), "f1", 5).value
 
 
 def test_calibrated_probabilities_are_scored_beside_those_before():
     answers = with_validation(strength=2.0)
-    line = named(task_results(answers, STRICT, num_resamples=20), "brier_score")
+    line = named(task_results(answers, STRICT, num_resamples=20), "brier_score", 5)
     before = np.mean([(expit(run) - answers.targets) ** 2 for run in answers.scores])
     assert line.details["pooled_brier_score_before"] == pytest.approx(before)
     scale = np.array(line.details["calibration_scales"])[:, None, None]

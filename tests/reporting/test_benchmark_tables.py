@@ -261,7 +261,7 @@ def test_p_values_are_corrected_by_holm_within_a_table():
     # Sorted 0.01, 0.03, 0.04: times 3, 2, 1, and never falling: 0.03, 0.06, 0.06.
     assert [row[4:] for row in table.rows] == [["0.010", "0.030"], ["0.040", "0.060"], ["0.030", "0.060"]]
     assert table.rows[0][3] == "-1.8 (-4.1 to 0.6)"
-    assert any("corrected for the 3 tests" in note for note in table.notes)
+    assert any("corrected for the 3 distinct tests" in note for note in table.notes)
 
 
 def test_differences_without_a_test_have_no_p_and_very_small_ones_a_bound():
@@ -310,7 +310,7 @@ def test_footnotes_say_protocol_records_data_seeds_and_contamination():
     (table,) = benchmark_tables(lines, titles=TITLES, published=False)
     for note in (
         "Protocol: strict.",
-        "Intervals: 95 %, from 1,000 bootstrap resamples.",
+        "Intervals: 95 %, percentiles of a bootstrap of patients (1,000).",
         "Records: ptbxl_super 2,158, ptbxl_sub 2,100.",
         "Data: ptb_xl, 1.0.3, 100 Hz, test split.",
         "Seeds: MERL: 0; random weights (MERL): 0, 1.",

@@ -184,7 +184,7 @@ def test_switches_of_a_changed_protocol_are_read_from_its_name():
     rows = {row[0]: row[1:] for row in table.rows}
     assert table.header == ["switch", *names]
     assert rows["num draws"] == ["5", "1", "3", "not recorded"]
-    assert rows["min positives"] == ["(1, 20)", "(1, 20)", "(1, 5)", "not recorded"]
+    assert rows["min positives"] == ["(5, 1, 20)", "(5, 1, 20)", "(1, 5)", "not recorded"]
     assert rows["probe selection"] == ["validation", "test", "validation", "not recorded"]
 
 

@@ -29,6 +29,7 @@ from hf_ecgtext.evaluation.statistics.intervals import (
     class_interval,
     methods_of,
     prediction_interval,
+    small_sample_scale,
 )
 from hf_ecgtext.evaluation.statistics.metrics import (
     HEADLINE_MIN_POSITIVES,
@@ -116,7 +117,8 @@ class BootstrapDistribution:
             return Interval(value, np.nan, np.nan)
         method = methods_of(self.metric).macro
         assert method is not None
-        return MACRO_INTERVALS[method](value, self.macro_resamples(min_positives), self.confidence)
+        found = MACRO_INTERVALS[method](value, self.macro_resamples(min_positives), self.confidence)
+        return Interval(value, max(found.low, 0.0), found.high if value > 1 else min(found.high, 1.0))
 
     def holds(self, min_positives: int = HEADLINE_MIN_POSITIVES) -> bool:
         """Whether a macro mean over these classes has an interval that holds."""
@@ -128,8 +130,13 @@ class BootstrapDistribution:
         return self.counted(min_positives) & (np.minimum(self.num_positives, self.num_negatives) < least)
 
     def macro_resamples(self, min_positives: int = HEADLINE_MIN_POSITIVES) -> NDArray[np.float64]:
-        """The macro mean of the runs' mean in each resample, of shape `(num_resamples,)`."""
-        return np.asarray(macro(self.resample_means, self.num_positives, min_positives))
+        """The macro mean of the runs' mean in each resample, of shape `(num_resamples,)`.
+
+        The deviation of each class from its value is scaled up for its few patients, see `small_sample_scale`.
+        """
+        rarer = np.minimum(self.num_positive_patients, self.num_negative_patients)
+        scaled = self.values + small_sample_scale(rarer) * (self.resample_means - self.values)
+        return np.asarray(macro(scaled, self.num_positives, min_positives))
 
     def unit_values(self, min_positives: int = HEADLINE_MIN_POSITIVES) -> NDArray[np.float64]:
         """The macro mean of each training (or initialisation, or draw), of shape `(num_units,)`."""

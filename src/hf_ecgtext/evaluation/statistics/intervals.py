@@ -76,7 +76,7 @@ _HEADLINE, _FREQUENT = HEADLINE_MIN_POSITIVES, FREQUENT_CLASS_MIN_POSITIVES
 
 METHODS: dict[str, IntervalMethods] = {
     "auroc": IntervalMethods("percentile", _HEADLINE, "mann_whitney"),
-    "average_precision": IntervalMethods("logit_debiased", _FREQUENT, "logit"),
+    "average_precision": IntervalMethods("logit_debiased", _FREQUENT, "logit", 3),
     "sensitivity": IntervalMethods("percentile", _HEADLINE, "wilson"),
     "specificity": IntervalMethods("percentile", _HEADLINE, "wilson"),
     "precision": IntervalMethods("percentile", _FREQUENT, "wilson"),
@@ -84,7 +84,7 @@ METHODS: dict[str, IntervalMethods] = {
     "top1_class_accuracy": IntervalMethods("percentile", _HEADLINE, "wilson"),
     "f1": IntervalMethods("percentile", _HEADLINE, "wilson_f1"),
     "top1_f1": IntervalMethods("percentile", _HEADLINE, "wilson_f1"),
-    "brier_score": IntervalMethods("percentile", _HEADLINE, "percentile", _FREQUENT),
+    "brier_score": IntervalMethods("percentile", _FREQUENT, "percentile", _FREQUENT),
     "negative_log_likelihood": IntervalMethods("percentile", _FREQUENT, "percentile", _FREQUENT),
     # Resamples of a calibration error are biased upwards; its estimate often lies below all of them.
     "ece_equal_width": IntervalMethods(None, 0, None),
@@ -152,7 +152,6 @@ def percentile_interval(value: float, resamples: NDArray[np.float64], confidence
         return Interval(float(value), np.nan, np.nan)
     tail = (1 - confidence) / 2
     low, high = np.quantile(defined, (tail, 1 - tail))
-    # Of a constant metric, the mean of equal resamples may differ from it in the last bit.
     return Interval(float(value), float(low), float(high))
 
 
@@ -205,6 +204,15 @@ def mann_whitney_interval(
     if area <= tiny:
         high = brentq(contradiction, 1e-9, 1 - tiny) if contradiction(1e-9) < 0 < contradiction(1 - tiny) else 1.0
     return float(low), float(high)
+
+
+def small_sample_scale(num_patients: NDArray[np.int64]) -> NDArray[np.float64]:
+    """By how much a bootstrap of so many patients understates the spread of their mean: the root of n / (n - 1).
+
+    Args:
+        num_patients (`np.ndarray` of shape `(num_classes,)`): The rarer of positive and negative patients.
+    """
+    return np.sqrt(num_patients / np.maximum(num_patients - 1, 1))
 
 
 def prediction_interval(

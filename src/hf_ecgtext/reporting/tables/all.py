@@ -92,14 +92,18 @@ def benchmark_tables(
 
 
 def headlines(results: Sequence[EvaluationResult], *more_metrics: str) -> list[EvaluationResult]:
-    """What a command prints: AUROC over all classes and retrieval; the result lines and the pages have the rest.
+    """What a command prints: AUROC over classes with 5 or more positives, retrieval, differences between checkpoints.
+
+    The result lines and the pages have the rest, the differences to the baselines among it.
 
     Args:
         results (`Sequence[EvaluationResult]`): Lines of one run.
         *more_metrics: Metrics to print beside, such as `"average_precision"`.
     """
     metrics = {"auroc", *RETRIEVAL_METRICS, *more_metrics}
-    return headline_lines(result for result in results if result.metric in metrics)
+    return headline_lines(
+        result for result in results if result.metric in metrics and result.compared_encoder in (None, "trained")
+    )
 
 
 def zero_shot_tables(

@@ -163,8 +163,8 @@ def headline_lines(results: Iterable[EvaluationResult]) -> list[EvaluationResult
     groups = split_by(found, lambda line: (line.evaluation, line.task, line.protocol, line.metric))
     chosen: dict[object, int] = {}
     for key, lines in groups.items():
-        offered = {line.min_positives for line in lines}
-        chosen[key] = HEADLINE_MIN_POSITIVES if HEADLINE_MIN_POSITIVES in offered else min(offered)
+        has_headline = any(line.min_positives == HEADLINE_MIN_POSITIVES for line in lines)
+        chosen[key] = HEADLINE_MIN_POSITIVES if has_headline else 1
     return [
         line for line in found if line.min_positives == chosen[line.evaluation, line.task, line.protocol, line.metric]
     ]
