@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ from hf_ecgtext.evaluation.statistics.bootstrap import BootstrapDistribution, bo
 from hf_ecgtext.evaluation.statistics.calibration_metrics import brier_score
 from hf_ecgtext.evaluation.statistics.cinc2021_score import CINC2021_CLASSES, cinc2021_interval, cinc2021_score
 from hf_ecgtext.evaluation.statistics.intervals import Interval
-from hf_ecgtext.evaluation.statistics.metrics import auroc, average_precision, macro
+from hf_ecgtext.evaluation.statistics.metrics import Metric, auroc, average_precision, macro
 from hf_ecgtext.evaluation.statistics.permutation import paired_difference
 from hf_ecgtext.evaluation.statistics.retrieval_ranks import (
     RetrievalRanks,
@@ -45,7 +46,7 @@ from hf_ecgtext.evaluation.statistics.retrieval_ranks import (
     rank_of_first,
     rank_of_own,
 )
-from hf_ecgtext.evaluation.statistics.thresholds import at_thresholds
+from hf_ecgtext.evaluation.statistics.thresholds import ThresholdMetric, at_thresholds
 
 SETTINGS = {  # name: folder of the split tables, first label column, whether patients are known, records of a test set
     "super 252": ("ptbxl/super_class", "HYP", 252),
@@ -164,11 +165,19 @@ class Truths:
         # Where positives and negatives are about equally likely to be called: a threshold that people would use.
         thresholds = norm.ppf(1 - np.clip(1.5 * prevalences, 0, 0.5)) + distances * np.clip(prevalences, 0, 0.5)
         scores = next(scores_of(rng, targets, patients, distances))
-        of_metric = {"auroc": areas, "average_precision": average_precision(scores, targets)}
-        for name in ("f1", "sensitivity", "specificity", "accuracy"):
-            of_metric[name] = at_thresholds(thresholds, name)(scores, targets)  # type: ignore[arg-type]
+        of_metric: dict[str, NDArray[np.float64]] = {
+            "auroc": np.asarray(areas),
+            "average_precision": average_precision(scores, targets),
+            **{metric.__name__: metric(scores, targets) for metric in decisions_at(thresholds)},
+        }
         of_metric["brier_score"] = brier_score(probabilities(scores, distances, prevalences), targets)
         return cls(distances, thresholds, prevalences, of_metric)
+
+
+def decisions_at(thresholds: NDArray[np.float64]) -> list[Metric]:
+    """What is reported of decisions at thresholds."""
+    names: tuple[ThresholdMetric, ...] = ("f1", "sensitivity", "specificity", "accuracy")
+    return [at_thresholds(thresholds, name) for name in names]
 
 
 def probabilities(
@@ -205,12 +214,15 @@ def simulate(
     targets, patients = table.draw(rng, num_records)
     encoders = scores_of(rng, targets, patients, truths.distances)
     scores, equal = next(encoders), next(encoders)
-    options = {"num_resamples": num_resamples, "seed": seed}
-    found = bootstrap_intervals(scores, targets, patients, **options)  # type: ignore[arg-type]
-    decisions = [at_thresholds(truths.thresholds, name) for name in ("f1", "sensitivity", "specificity", "accuracy")]  # type: ignore[arg-type]
-    found |= bootstrap_intervals(scores, targets, patients, decisions, **options)  # type: ignore[arg-type]
     calibrated = probabilities(scores, truths.distances, truths.prevalences)
-    found |= bootstrap_intervals(calibrated, targets, patients, [brier_score], **options)  # type: ignore[arg-type]
+    asked: list[tuple[NDArray[np.float64], list[Any]]] = [
+        (scores, [auroc, average_precision]),
+        (scores, decisions_at(truths.thresholds)),
+        (calibrated, [brier_score]),
+    ]
+    found: dict[str, BootstrapDistribution] = {}
+    for values, metrics in asked:
+        found |= bootstrap_intervals(values, targets, patients, metrics, num_resamples, seed=seed)
     for name, distribution in found.items():
         _count_macro(tally, name, distribution, truths.of_metric[name])
         for index, interval in enumerate(distribution.per_class()):
@@ -275,19 +287,18 @@ def _count_pairs(
     num_permutations: int,
 ) -> None:
     """Equal encoders, one that is better, and one against three."""
-    options = {"num_permutations": num_permutations - 1, "seed": seed}
     better = truths.distances + 0.25
     gap = norm.cdf(better / np.sqrt(2)) - truths.of_metric["auroc"]
     improved = pair[1] + 0.25 * targets
     three = [next(scores_of(rng, targets, patients, truths.distances)) for _ in range(3)]
-    compared = {
+    compared: dict[str, tuple[Any, Any, NDArray[np.float64]]] = {
         "equal": (pair[0], pair[1], np.zeros_like(gap)),
         "4 to 7 points apart": (improved, pair[0], gap),
         "one against three": (pair[0], three, np.zeros_like(gap)),
     }
     for title, (a, b, truth) in compared.items():
-        metrics = (auroc, average_precision) if title == "equal" else (auroc,)
-        for name, found in paired_difference(a, b, targets, patients, metrics, **options).items():  # type: ignore[arg-type]
+        metrics: list[Metric] = [auroc, average_precision] if title == "equal" else [auroc]
+        for name, found in paired_difference(a, b, targets, patients, metrics, num_permutations - 1, seed=seed).items():
             counted = ~np.isnan(found.values) & (found.num_positives >= 5)
             if counted.any():
                 interval = found.macro(5)
@@ -320,9 +331,8 @@ def _count_trainings(
         if prediction is not None:
             tally.interval("auroc, prediction of a fourth training", *prediction, means[3])
         pooled = np.concatenate([np.asarray(macro(run, found.num_positives, 5)) for run in found.resamples])
-        tally.interval(
-            "before: auroc, pooled trainings, for a fourth", *np.nanquantile(pooled, (0.025, 0.975)), means[3]
-        )
+        low, high = np.nanquantile(pooled, (0.025, 0.975))
+        tally.interval("before: auroc, pooled trainings, for a fourth", low, high, means[3])
 
 
 def simulate_retrieval(table: LabelTable, num_records: int, tally: Tally, seed: int, num_resamples: int) -> None:
@@ -512,10 +522,9 @@ def table_of(output: Path, prefix: str = "") -> str:
     columns = [name for name in SETTINGS if name in settings]
     text = [f"| | {' | '.join(columns)} | all |", "|---|" + "---:|" * (len(columns) + 1)]
     for name in sorted(name for name in sums if name.startswith(prefix)):
-        cells = []
-        for counts in (*(sums[name].get(column) for column in columns), sum(sums[name].values())):
-            few = counts is None or counts[0] < 20
-            cells.append("-" if few or counts is None else f"{100 * counts[1] / counts[0]:.1f}")
+        entries: list[Any] = [sums[name].get(column) for column in columns]
+        entries.append(np.sum(list(sums[name].values()), axis=0))
+        cells = ["-" if entry is None or entry[0] < 20 else f"{100 * entry[1] / entry[0]:.1f}" for entry in entries]
         text.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(text)
 

@@ -126,7 +126,7 @@ def test_what_was_lost_is_done_again_and_nothing_else(compared, capsys):
     assert "etp, seed 0: training with recipe debug" in printed
     assert "### Zero-shot: macro AUROC over classes with 5+ positives, plain prompts, strict protocol" in printed
     assert "### Zero-shot: macro AUPRC over classes with 5+ positives, plain prompts, strict protocol" in printed
-    assert "### Differences to merl: Zero-shot, AUROC, strict protocol" in printed
+    assert "### Differences to merl: Zero-shot, AUROC over classes with 5+ positives, strict protocol" in printed
     assert "| encoder | task | settings | less merl | p | p (Holm) |" in printed
     assert "| method | parameters (M) |" in printed
 
