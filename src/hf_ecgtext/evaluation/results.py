@@ -202,6 +202,8 @@ class EvaluationResult:
         per_class = {name: interval for name, interval in intervals if name in counted}
         missing = zip(names, distribution.num_undefined.tolist(), strict=True)
         undefined = {name: count for name, count in missing if name in counted}
+        averaged = sum(math.isfinite(interval.value) for interval in per_class.values())
+        about = {**provenance.pop("details", {}), "num_classes": {"averaged": averaged, "of": len(names)}}
         return cls(
             value=_number(macro.value),
             confidence_interval=_range(macro.low, macro.high),
@@ -212,6 +214,7 @@ class EvaluationResult:
             confidence=distribution.confidence,
             num_resamples=len(distribution.resamples),
             num_undefined={name: count for name, count in undefined.items() if count},
+            details=about,
             **provenance,
         )
 

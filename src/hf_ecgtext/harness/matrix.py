@@ -113,7 +113,8 @@ def evaluate_zero_shot(
 ) -> list[EvaluationResult]:
     """Answer every task of some data zero-shot by the strict protocol, and say how sure the answer is.
 
-    Records without any label of a task stay out of it, as in the published splits.
+    Records without any label of a task stay out of it, as in the published splits, unless the data says that they are
+    negatives (`EcgData.unlabelled_take_part`).
 
     Args:
         model ([`~hf_ecgtext.methods.base.EcgTextModel`]): The trained model.
