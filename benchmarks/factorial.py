@@ -3,6 +3,7 @@
 Probes every checkpoint under the strict protocol, the published one, the strict one with each single published switch and
 the published one with each single strict switch (`hf-ecgtext evaluate --protocols factorial`), and prints the mean change
 of each. Checkpoints are evaluated one by one, so that none is compared with another; finished jobs are not done again.
+The switch `long_records` acts on CPSC2018 only and `class_columns` on PTB-XL's subclasses only; `--switches` leaves out.
 
     python benchmarks/factorial.py outputs/compare/* --data ptb_xl --data-dir path/to/ptb-xl \\
         --data-set missing=skip sampling_rate_hz=100 report=12sl --output-dir outputs/factorial \\
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from hf_ecgtext.commands.evaluate import load_model, open_all
 from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
-from hf_ecgtext.evaluation.protocols import factorial_protocols
+from hf_ecgtext.evaluation.protocols import FACTORIAL_SWITCHES, factorial_protocols
 from hf_ecgtext.evaluation.results import write_results
 from hf_ecgtext.harness.matrix import run_matrix
 from hf_ecgtext.harness.plan import MatrixPlan
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--data-dir")
     parser.add_argument("--data-set", nargs="*", default=[])
     parser.add_argument("--tasks", nargs="+")
+    parser.add_argument("--switches", nargs="+", default=list(FACTORIAL_SWITCHES), choices=FACTORIAL_SWITCHES)
     parser.add_argument("--fractions", nargs="+", type=float, default=[0.01, 0.1, 1.0])
     parser.add_argument("--resamples", type=int, default=100, help="the table prints no interval (default: 100)")
     parser.add_argument("--output-dir", type=Path, required=True)
@@ -42,10 +44,11 @@ def main() -> None:
     arguments = parser.parse_args()
     data = open_all(arguments.data, arguments.data_dir, arguments.data_set)
     cache = FeatureCache(arguments.output_dir / "features")
-    lines, seconds = [], dict.fromkeys((protocol.name for protocol in factorial_protocols()), 0.0)
+    protocols = factorial_protocols(arguments.switches)
+    lines, seconds = [], dict.fromkeys((protocol.name for protocol in protocols), 0.0)
     for place, checkpoint in enumerate(arguments.checkpoints):
         model = load_model(checkpoint, "cpu", "float32", 0)
-        for protocol in factorial_protocols():
+        for protocol in protocols:
             plan = MatrixPlan(
                 models=[model],
                 data=data,

@@ -6,8 +6,9 @@
 A table stands behind a comment that says what it shows:
 
 * `<!-- headline: RESULTS PROMPTS -->` in the README;
-* `<!-- benchmark: RESULTS PROMPTS TASK -->`, `<!-- inflation: RESULTS -->`, `<!-- runs: RESULTS -->`,
-  `<!-- quickstart: RESULTS -->` and `<!-- study: FILE -->` in docs/results;
+* `<!-- benchmark: RESULTS PROMPTS TASK -->`, `<!-- inflation: RESULTS -->`, `<!-- factorial: RESULTS TASK -->`,
+  `<!-- runs: RESULTS -->`, `<!-- quickstart: RESULTS -->` and `<!-- study: FILE -->` in docs/results, and
+  `<!-- prompt sets: all -->` in docs/protocols.md;
 * `<!-- results: RECIPE ... -->` in a model card.
 
 Whole files: docs/commands.md, docs/images/house.svg and docs/results/results.csv.
@@ -33,6 +34,7 @@ from house import picture  # noqa: E402
 from hf_ecgtext.evaluation.results import EvaluationResult, read_results  # noqa: E402
 from hf_ecgtext.methods import method_names  # noqa: E402
 from hf_ecgtext.reporting.tables.documents import card_table, readme_benchmark_table, runs_table  # noqa: E402
+from hf_ecgtext.reporting.tables.factorial import factorial_table  # noqa: E402
 from hf_ecgtext.reporting.tables.probes import inflation_summary  # noqa: E402
 from hf_ecgtext.reporting.tables.render import percent  # noqa: E402
 
@@ -113,6 +115,12 @@ def benchmark(name: str, prompts: str, task: str) -> str:
 def inflation(name: str) -> str:
     """What the published way of choosing adds, with its notes."""
     table = inflation_summary([*lines_of(name), *lines_of(f"{name}.recipes")])
+    return table.render("markdown").split("\n\n", 1)[1].strip() + "\n"
+
+
+def factorial(name: str, task: str) -> str:
+    """What each switch between strict and published changes, of all tasks together or of one, with its notes."""
+    table = factorial_table(lines_of(f"{name}.factorial"), tasks=None if task == "all" else [task])
     return table.render("markdown").split("\n\n", 1)[1].strip() + "\n"
 
 
@@ -207,6 +215,7 @@ def documents() -> dict[Path, str]:
             ("headline", _TABLE, headline),
             ("benchmark", _TABLE_WITH_NOTES, benchmark),
             ("inflation", _TABLE_WITH_NOTES, inflation),
+            ("factorial", _TABLE_WITH_NOTES, factorial),
             ("runs", _TABLE, runs),
             ("quickstart", _TABLE, quickstart),
             ("study", _TABLE, study),

@@ -7,6 +7,7 @@ the encoder; which prompts, fractions and seeds are evaluated is asked for apart
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -128,15 +129,19 @@ def get_protocol(name: str, **switches: Any) -> EvaluationProtocol:
     return _PROTOCOLS[name].with_switches(switches)
 
 
-def factorial_protocols() -> tuple[EvaluationProtocol, ...]:
+def factorial_protocols(switches: Sequence[str] = FACTORIAL_SWITCHES) -> tuple[EvaluationProtocol, ...]:
     """Strict, published, strict with each published switch alone, and published with each strict switch alone.
 
     Of two switches that act together, the two ways of setting one alone give different changes; the table of
     [`~hf_ecgtext.reporting.tables.factorial.factorial_table`] shows both.
+
+    Args:
+        switches (`Sequence[str]`): Which; `long_records` does nothing but in CPSC2018, and `class_columns` but in
+            PTB-XL's subclasses.
     """
     single = [
         base.with_switches({switch: getattr(other, switch)})
         for base, other in ((STRICT, PUBLISHED), (PUBLISHED, STRICT))
-        for switch in FACTORIAL_SWITCHES
+        for switch in switches
     ]
     return (STRICT, PUBLISHED, *single)

@@ -47,10 +47,11 @@ def factorial_table(
         min_positives (`int`): Macro over classes with at least so many positives.
 
     Raises:
-        ValueError: If a protocol is missing for an encoder, task and fraction that another has.
+        ValueError: If a protocol is missing for an encoder, task and fraction that another has. A switch without any
+            line is left out.
     """
     protocols = {protocol.name: protocol for protocol in factorial_protocols()}
-    values: dict[str, dict[_Place, float]] = {name: {} for name in protocols}
+    values: dict[str, dict[_Place, float]] = {}
     for result in latest(results):
         is_probe = (result.evaluation, result.encoder, result.compared_with) == ("linear_probe", "trained", None)
         if not is_probe or measure(result) != ("auroc", min_positives) or result.value is None:
@@ -60,16 +61,18 @@ def factorial_table(
             continue
         if result.settings.get("selection") == _reported(protocol):
             place = (result.checkpoint, result.task, tuple(sorted(result.data.items())), fraction(result))
-            values[protocol.name][place] = 100 * result.value
-    places = list(values[STRICT.name])
-    for name, found in values.items():
-        if not places or set(found) != set(places):
+            values.setdefault(protocol.name, {})[place] = 100 * result.value
+    switches = [switch for switch in FACTORIAL_SWITCHES if {name.name for name in _alone(switch)} & set(values)]
+    places = list(values.get(STRICT.name, {}))
+    for protocol in factorial_protocols(switches):
+        found = values.get(protocol.name, {})
+        if not switches or set(found) != set(places):
             gone = next(iter(set(places) ^ set(found)), None)
             where = "any encoder" if gone is None else f"'{gone[0]}' on {gone[1]} at {fraction_title(gone[-1])}"
             raise ValueError(
-                f"The factorial needs the same encoders, tasks and fractions under every protocol, but '{name}' and "
-                f"'{STRICT.name}' do not both have lines of {where}. Run `hf-ecgtext evaluate --protocols factorial "
-                "--evaluations linear_probe`."
+                "The factorial needs the same encoders, tasks and fractions under every protocol, but "
+                f"'{protocol.name}' and '{STRICT.name}' do not both have lines of {where}. Run `hf-ecgtext evaluate "
+                "--protocols factorial --evaluations linear_probe`."
             )
     shares = sorted({place[-1] for place in places})
 
@@ -82,10 +85,9 @@ def factorial_table(
         return means
 
     alone = {}
-    for switch in FACTORIAL_SWITCHES:
-        to_published = STRICT.with_switches({switch: getattr(PUBLISHED, switch)}).name
-        to_strict = PUBLISHED.with_switches({switch: getattr(STRICT, switch)}).name
-        alone[switch] = (changes(to_published, STRICT.name), changes(PUBLISHED.name, to_strict))
+    for switch in switches:
+        to_published, to_strict = _alone(switch)
+        alone[switch] = (changes(to_published.name, STRICT.name), changes(PUBLISHED.name, to_strict.name))
     sums = [[sum(means) for means in zip(*side, strict=True)] for side in zip(*alone.values(), strict=True)]
     total = changes(PUBLISHED.name, STRICT.name)
     rows = [[_SWITCH_TITLES[switch], *_cells(before), *_cells(after)] for switch, (before, after) in alone.items()]
@@ -106,8 +108,14 @@ def factorial_table(
             f"{PUBLISHED.probe_solver} recipe; where they choose on the test split, the value is that of the best test "
             "epoch, an upper bound. Where switches act together, they do not add up.",
         ],
-        breaks=(len(FACTORIAL_SWITCHES),),
+        breaks=(len(switches),),
     )
+
+
+def _alone(switch: str) -> tuple[EvaluationProtocol, EvaluationProtocol]:
+    """The strict protocol with the published value of a switch, and the published one with the strict value."""
+    _, _, to_published, to_strict = factorial_protocols([switch])
+    return to_published, to_strict
 
 
 def _reported(protocol: EvaluationProtocol) -> str | None:
