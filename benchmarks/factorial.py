@@ -1,12 +1,12 @@
 """What each difference between the strict and the published linear probe is worth, in points of macro AUROC.
 
-Probes every checkpoint under the strict protocol, the published one, the strict one with each single published switch and
-the published one with each single strict switch (`hf-ecgtext evaluate --protocols factorial`), and prints the mean change
-of each. Checkpoints are evaluated one by one, so that none is compared with another; finished jobs are not done again.
-The switch `long_records` acts on CPSC2018 only and `class_columns` on PTB-XL's subclasses only; `--switches` leaves out.
+Probes every checkpoint under the strict protocol, the published one, the strict one with each single published switch
+and the published one with each single strict switch (`hf-ecgtext evaluate --protocols factorial`), and prints the mean
+change of each. Checkpoints are evaluated one by one, so that none is compared with another; finished jobs are not done
+again. The switch `long_records` acts on CPSC2018 only, and `class_columns` on PTB-XL's subclasses only.
 
-    python benchmarks/factorial.py outputs/compare/* --data ptb_xl --data-dir path/to/ptb-xl \\
-        --data-set missing=skip sampling_rate_hz=100 report=12sl --output-dir outputs/factorial \\
+    python benchmarks/factorial.py outputs/compare/* --data ptb_xl --data-dir path/to/ptb-xl
+        --data-set missing=skip sampling_rate_hz=100 report=12sl --output-dir outputs/factorial
         --results results/ptb_xl_100hz.factorial.jsonl.gz
 
 The lines of AUROC go to `--results`, from which `scripts/update_docs.py` makes the table behind

@@ -23,6 +23,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,11 +32,13 @@ sys.path.insert(0, str(ROOT / "scripts"))  # also where a test runs this file
 from command_reference import command_reference  # noqa: E402
 from house import picture  # noqa: E402
 
+from hf_ecgtext.evaluation.prompts.sets import list_prompt_sets  # noqa: E402
 from hf_ecgtext.evaluation.results import EvaluationResult, read_results  # noqa: E402
 from hf_ecgtext.methods import method_names  # noqa: E402
 from hf_ecgtext.reporting.tables.documents import card_table, readme_benchmark_table, runs_table  # noqa: E402
 from hf_ecgtext.reporting.tables.factorial import factorial_table  # noqa: E402
 from hf_ecgtext.reporting.tables.probes import inflation_summary  # noqa: E402
+from hf_ecgtext.reporting.tables.prompt_mean import mean_over_prompts  # noqa: E402
 from hf_ecgtext.reporting.tables.render import percent  # noqa: E402
 
 _TABLE = r"(?:\|[^\n]*\n)*"
@@ -48,6 +51,7 @@ _CSV_COLUMNS = (
 )  # fmt: skip
 
 
+@lru_cache
 def lines_of(name: str) -> list[EvaluationResult]:
     """The result lines that are kept under a name."""
     return read_results(ROOT / "results" / f"{name}.jsonl.gz")
@@ -61,6 +65,7 @@ def _is_of(line: EvaluationResult, method: str) -> bool:
 def headline(name: str, prompts: str) -> str:
     """The README's table: the five superclasses and retrieval, the best methods first."""
     lines = [line for line in lines_of(name) if line.compared_with is None and line.min_positives == 1]
+    lines += mean_over_prompts(lines)
     questions: dict[str, Callable[[EvaluationResult], bool]] = {
         "zero-shot": lambda line: (line.evaluation, line.prompts) == ("zero_shot", prompts),
         "linear probe, 1 % of labels": lambda line: line.settings.get("fraction") == 0.01,
@@ -109,7 +114,11 @@ def benchmark(name: str, prompts: str, task: str) -> str:
     lines = lines_of(name)
     titles = {line.checkpoint: Path(line.checkpoint).name for line in lines}
     tasks = None if task == "all" else [task]
-    return readme_benchmark_table(lines, titles=titles, tasks=tasks, prompts=prompts, intervals=task != "all")
+    others = [path.name.removesuffix(".jsonl.gz") for path in sorted((ROOT / "results").glob(f"{name}.*.jsonl.gz"))]
+    history = [line for other in others for line in lines_of(other)]
+    return readme_benchmark_table(
+        lines, titles=titles, tasks=tasks, prompts=prompts, intervals=task != "all", history=history
+    )
 
 
 def inflation(name: str) -> str:
@@ -128,6 +137,15 @@ def runs(name: str) -> str:
     """What each training cost."""
     found = json.loads((ROOT / "results" / f"{name}.runs.json").read_text(encoding="utf-8"))
     return runs_table(found).strip() + "\n"
+
+
+def prompt_sets(_: str) -> str:
+    """When the wording of each prompt set of the library was fixed, and which test scores had been seen."""
+    table = ["| prompt set | commit | fixed | test scores seen by then |", "|---|---|---|---|"]
+    for each in list_prompt_sets():
+        about = each.provenance
+        table.append(f"| `{each.name}` | `{about.commit}` | {about.fixed} | {about.scores_seen} |")
+    return "\n".join(table)
 
 
 def quickstart(name: str) -> str:
@@ -209,7 +227,12 @@ def documents() -> dict[Path, str]:
         docs / "images" / "house.svg": picture(),
         docs / "results" / "results.csv": all_results(),
     }
-    for page in (ROOT / "README.md", docs / "results" / "index.md", docs / "results" / "retrieval.md"):
+    for page in (
+        ROOT / "README.md",
+        docs / "protocols.md",
+        docs / "results" / "index.md",
+        docs / "results" / "retrieval.md",
+    ):
         text = page.read_text(encoding="utf-8")
         for marker, table, make in (
             ("headline", _TABLE, headline),
@@ -218,6 +241,7 @@ def documents() -> dict[Path, str]:
             ("factorial", _TABLE_WITH_NOTES, factorial),
             ("runs", _TABLE, runs),
             ("quickstart", _TABLE, quickstart),
+            ("prompt sets", _TABLE, prompt_sets),
             ("study", _TABLE, study),
         ):
             text = rewritten(text, marker, table, make)

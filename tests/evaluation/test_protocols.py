@@ -40,7 +40,10 @@ def test_a_changed_switch_is_in_the_name():
         ({"probe_solvr": "merl"}, "There is no switch probe_solvr; the switches are .*probe_solver"),
         ({"probe_solver": "svm"}, "probe_solver is 'svm'; choose one of logistic_regression, merl"),
         ({"num_draws": 0}, "at least one draw"),
-        ({"probe_selection": "draw", "probe_solver": "merl"}, "cross-validates the strength .* but probe_solver is merl"),
+        (
+            {"probe_selection": "draw", "probe_solver": "merl"},
+            "cross-validates the strength .* but probe_solver is merl",
+        ),
     ],
 )
 def test_an_impossible_switch_is_named(switches, message):

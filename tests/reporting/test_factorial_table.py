@@ -74,7 +74,7 @@ def test_lines_that_one_protocol_lacks_are_named():
         for each in lines()
         if (each.protocol, each.checkpoint, each.task) != ("published subsets=stratified", "runs/bb", "ptbxl_sub")
     ]
-    with pytest.raises(ValueError, match="'published subsets=stratified' and 'strict' .* 'runs/bb' on ptbxl_sub at"):
+    with pytest.raises(ValueError, match=r"'published subsets=stratified' and 'strict' .* 'runs/bb' on ptbxl_sub at"):
         factorial_table(found)
     with pytest.raises(ValueError, match="lines of any encoder"):
         factorial_table([])

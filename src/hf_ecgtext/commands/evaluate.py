@@ -82,8 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def parse_protocols(texts: Sequence[str]) -> list[EvaluationProtocol]:
-    """The protocols of `--protocols`; `factorial` stands for all of
-    [`~hf_ecgtext.evaluation.protocols.factorial_protocols`], and none is taken twice.
+    """The protocols of `--protocols`.
+
+    `factorial` stands for all of [`~hf_ecgtext.evaluation.protocols.factorial_protocols`]; others beside it may be
+    among them.
 
     Raises:
         ValueError: As `parse_protocol`.

@@ -1,4 +1,4 @@
-"""Splits by a stable hash, and parts of a training split: the published draws, stratified draws and folds of patients."""
+"""Splits by a stable hash, and parts of a training split: published draws, stratified draws and folds of patients."""
 
 from __future__ import annotations
 

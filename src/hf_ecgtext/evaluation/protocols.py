@@ -65,8 +65,8 @@ class EvaluationProtocol:
             raise ValueError(f"Protocol '{self.name}': num_draws is {self.num_draws}; at least one draw is needed.")
         if self.probe_selection == "draw" and self.probe_solver != "logistic_regression":
             raise ValueError(
-                f"Protocol '{self.name}': probe_selection=draw cross-validates the strength of the logistic regression, "
-                f"but probe_solver is {self.probe_solver}, which has none. Choose its epoch on validation."
+                f"Protocol '{self.name}': probe_selection=draw cross-validates the strength of the regression, but "
+                f"probe_solver is {self.probe_solver}, which has none. Choose its epoch on validation."
             )
 
     def with_switches(self, switches: dict[str, Any]) -> EvaluationProtocol:

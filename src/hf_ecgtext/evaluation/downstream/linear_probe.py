@@ -97,10 +97,7 @@ def evaluate(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext)
         )
     features = {split: context.probe_features(runs, task, split) for split in splits}
     members = [
-        {
-            split: _Split(np.ascontiguousarray(features[split][member]), task.records(split).targets)
-            for split in splits
-        }
+        {split: _Split(np.ascontiguousarray(features[split][member]), task.records(split).targets) for split in splits}
         for member in range(len(runs.members))
     ]
     targets = training_targets(task, protocol)
@@ -249,9 +246,7 @@ def _strict_runs(
                 probe = fit_probe_within(x, y, folds[draw], labels=task.labels, standardise=standardise)
             else:
                 chooser = splits[protocol.probe_selection]
-                probe = fit_probe(
-                    x, y, chooser.features, chooser.targets, labels=task.labels, standardise=standardise
-                )
+                probe = fit_probe(x, y, chooser.features, chooser.targets, labels=task.labels, standardise=standardise)
             validation = None if within else probe.scores(splits["validation"].features)
             found.append(_Run(probe.scores(splits["test"].features), validation, probe.l2_penalty))
             ends.append(probe.grid_end)

@@ -3,8 +3,8 @@
     minimise over w, b:  sum_i log(1 + exp(-y_i (w.x_i + b))) + l2_penalty / 2 |w|^2,    y_i = -1 or 1
 
 Features are standardised by mean and standard deviation of the training records (or only centred, on request), and the
-intercept is not penalised, so that `l2_penalty` is `1 / C` of scikit-learn. With a positive penalty every class with a positive and a negative
-record has one finite solution, separable or not.
+intercept is not penalised, so that `l2_penalty` is `1 / C` of scikit-learn. With a positive penalty every class with a
+positive and a negative record has one finite solution, separable or not.
 
 All classes are solved at once by truncated Newton steps: conjugate gradients find the steps, in the basis of the
 principal directions, where the diagonal of the Hessian is a good preconditioner; if there are fewer records than

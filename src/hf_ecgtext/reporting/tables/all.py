@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from hf_ecgtext.evaluation.prompts.sets import PROMPT_MEAN
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.statistics.permutation import holm
 from hf_ecgtext.evaluation.statistics.retrieval_ranks import METRICS as RETRIEVAL_METRICS
@@ -32,6 +33,7 @@ from hf_ecgtext.reporting.tables.grid import (
     task_titles,
 )
 from hf_ecgtext.reporting.tables.probes import fraction, fraction_title, probe_tables, variant
+from hf_ecgtext.reporting.tables.prompt_mean import mean_note, mean_over_prompts
 from hf_ecgtext.reporting.tables.render import UNDEFINED, NamedTable, percent
 from hf_ecgtext.reporting.tables.transfer import lead_tables, retrieval_tables, shift_tables
 
@@ -71,8 +73,10 @@ def benchmark_tables(
     plain = [result for result in lines if result.compared_with is None]
     kinds = split_by(plain, lambda result: result.evaluation)
     supervised = _ranking(kinds.get("supervised", []))
-    tables = list(zero_shot_tables(_ranking(kinds.get("zero_shot", [])), supervised, rows, published=published))
-    tables += sensitivity_tables(kinds.get("zero_shot", []), rows)
+    by_set = [result for result in kinds.get("zero_shot", []) if result.prompts != PROMPT_MEAN]
+    zero_shot = [*mean_over_prompts(kinds.get("zero_shot", [])), *_ranking(by_set)]
+    tables = list(zero_shot_tables(zero_shot, supervised, rows, published=published))
+    tables += sensitivity_tables(by_set, rows)
     tables += probe_tables(_ranking(kinds.get("linear_probe", [])), supervised, rows, published=published)
     if not kinds.keys() & {"zero_shot", "linear_probe"}:
         tables += _metric_tables(supervised, rows)
@@ -126,7 +130,8 @@ def zero_shot_tables(
                 if measure(result) == name and (result.task, result.data["name"]) in asked and fraction(result) == 1.0
             ]
             beside = [result for result in beside if result.protocol == protocol] or beside
-            named = ", ".join([f"{prompts} prompts" if prompts else "no prompt set named", *filter(None, [settings])])
+            words = "mean over prompt sets" if prompts == PROMPT_MEAN else f"{prompts} prompts"
+            named = ", ".join([words if prompts else "no prompt set named", *filter(None, [settings])])
             yield _zero_shot_table(
                 [*lines, *beside],
                 rows,
@@ -215,7 +220,7 @@ def _zero_shot_table(
         for number in numbers:
             if number.task in tasks:
                 grid.put(row, number.task, number.task, number.text)
-    notes = ["In percent."]
+    notes = ["In percent.", *mean_note(lines)]
     if set(tasks) == set(SIX_TASKS):
         notes.append(f"'{_MEAN}': over the six tasks, of rows that have all.")
         for row, found in split_by(lines, rows.row).items():

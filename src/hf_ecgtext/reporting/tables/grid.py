@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.scores import NOT_CONTAMINATED
 from hf_ecgtext.reporting.published_numbers import PublishedNumber
+from hf_ecgtext.reporting.tables.looks import looks_at_test, looks_note
 from hf_ecgtext.reporting.tables.render import METRIC_TITLES, UNDEFINED, NamedTable, percent
 
 PUBLISHED_NOTE = (
@@ -41,12 +42,19 @@ class EncoderRows:
     Args:
         results (`Sequence[EvaluationResult]`): All lines of the run.
         titles (`Mapping[str, str]`): How checkpoints are called; others keep their name.
+        history (`Sequence[EvaluationResult]`): Lines of other runs, which have read the same test splits.
 
     Raises:
         ValueError: If two checkpoints of the results have the same title.
     """
 
-    def __init__(self, results: Sequence[EvaluationResult], titles: Mapping[str, str]):
+    def __init__(
+        self,
+        results: Sequence[EvaluationResult],
+        titles: Mapping[str, str],
+        history: Sequence[EvaluationResult] = (),
+    ):
+        self.looks = looks_at_test([*results, *history])
         self._titles = dict(titles)
         found = dict.fromkeys(result.checkpoint for result in results)
         known = [checkpoint for checkpoint in titles if checkpoint in found]
@@ -296,6 +304,7 @@ def footnotes(results: Sequence[EvaluationResult], rows: EncoderRows, *, interva
     notes += class_counts(results)
     data = _list((f"{r.data['name']}, {r.data['revision']}, {r.data['split']} split" for r in results), "; ")
     notes.append(f"Data: {data}.")
+    notes += looks_note(results, rows.looks)
     notes.append(f"Seeds: {_by_encoder(results, rows, lambda result: _seeds(result.seed))}.")
     if {result.contamination for result in results} == {NOT_CONTAMINATED}:
         notes.append("Contamination: none; no test record was seen in training.")
