@@ -304,6 +304,18 @@ def test_a_class_with_one_positive_patient_guides_no_choice_and_is_named(cache):
     context = EvaluationContext(cache=cache, protocol=BUDGET, fractions=(1.0,))
     (found,) = evaluate(encoders(1), task, context).scores
     assert found.details["labels_that_guide_no_choice"] == {"RARE": 1}
+    assert found.details["draws_without_choice"] == 0
+
+
+def test_draws_too_small_to_choose_within_take_the_strongest_penalty_and_are_counted(cache):
+    task = make_task(sizes=(200, 100, 120))
+    context = EvaluationContext(cache=cache, protocol=BUDGET, fractions=(0.01, 0.1))
+    tiny, few = evaluate(encoders(1), task, context).scores  # two records of one patient, and twenty
+    assert tiny.details["num_train"] == [2] * 5
+    assert tiny.details["draws_without_choice"] == 5
+    assert tiny.details["num_folds"] == [1] * 5
+    assert set(tiny.details["strengths"]) == {max(L2_PENALTIES)}
+    assert few.details["draws_without_choice"] == 0
 
 
 def test_raw_features_are_learnt_from_as_they_are(cache):

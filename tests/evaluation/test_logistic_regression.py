@@ -219,11 +219,12 @@ def test_the_choice_within_the_draw_equals_cross_validation_by_hand():
     np.testing.assert_allclose(probe.weights, whole.weights[0], atol=1e-6)
 
 
-def test_a_draw_that_cannot_guide_the_choice_is_an_error():
+def test_where_no_class_can_guide_the_choice_the_strongest_penalty_is_taken():
     features = np.random.default_rng(0).normal(size=(10, 3))
     targets = np.eye(10, 2, dtype=int)  # one positive each: in no fold are there positives both in and out
-    with pytest.raises(ValueError, match="No class has positive and negative records in two folds of the 10 training"):
-        fit_probe_within(features, targets, np.arange(10) % 5)
+    probe = fit_probe_within(features, targets, np.arange(10) % 5)
+    assert (probe.l2_penalty, probe.grid_end) == (max(L2_PENALTIES), "strongest")
+    assert np.isnan(probe.selection_auroc)
 
 
 def test_a_penalty_at_an_end_of_the_grid_says_so():

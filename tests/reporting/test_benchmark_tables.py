@@ -528,3 +528,21 @@ def test_a_line_of_before_classes_were_counted_says_what_it_knows():
     known = replace(counted(4, 17), details={})
     (table,) = benchmark_tables([known], published=False)
     assert "Means over classes: ptbxl_super 4." in table.notes
+
+
+def test_probes_say_how_many_labels_they_used():
+    def probe(protocol, fraction, **budget):
+        settings = {"fraction": fraction, "solver": "logistic_regression"}
+        common = {"evaluation": "linear_probe", "settings": settings, "protocol": protocol}
+        return line(0.8, details={"label_budget": budget}, **common)
+
+    lines = [
+        probe("strict", 0.01, drawn=[14, 14], validation=242, total=[256, 256]),
+        probe("strict", 0.1, drawn=[147, 148], validation=242, total=[389, 390]),
+        probe("strict probe_selection=draw", 0.01, drawn=[14, 14], total=[14, 14]),
+    ]
+    table = next(t for t in benchmark_tables(lines, published=False) if "side by side" in t.title)
+    assert (
+        "Labelled records used: 1 %, strict: 14 + 242 of validation; 1 %, strict probe_selection=draw: 14; "
+        "10 %, strict: 147 to 148 + 242 of validation." in table.notes
+    )

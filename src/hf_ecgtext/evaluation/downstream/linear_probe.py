@@ -86,7 +86,7 @@ def evaluate(runs: EncoderRuns, task: EvaluatedTask, context: EvaluationContext)
 
     Raises:
         ValueError: If a split is missing, a fraction leaves no record or is not above 0 and at most 1, or no class has
-            both a positive and a negative record to choose by; within a draw, in each of two folds.
+            both a positive and a negative record to choose by.
     """
     protocol = context.protocol
     splits = [split for split in SPLITS if split != "validation" or protocol.probe_selection != "draw"]
@@ -261,6 +261,7 @@ def _strict_runs(
         guided = np.array([_guides(targets[rows], of_rows) for rows, of_rows in zip(draws, folds, strict=True)])
         details["num_folds"] = [len(np.unique(of_rows)) for of_rows in folds]
         details["labels_that_guide_no_choice"] = _counts(task.labels, ~guided)
+        details["draws_without_choice"] = int((~guided.any(axis=1)).sum())  # these have the strongest penalty
     yield {}, details, found
 
 
@@ -269,7 +270,10 @@ def _folds(
 ) -> NDArray[np.int64]:
     records = task.records("train")
     patients = records.record_ids if records.patients is None else records.patients
-    return stratified_folds(targets[rows], [str(patients[row]) for row in rows.tolist()], seed=seed)
+    of_draw = [str(patients[row]) for row in rows.tolist()]
+    if len(set(of_draw)) == 1:  # nobody to hold out
+        return np.zeros(len(rows), dtype=np.int64)
+    return stratified_folds(targets[rows], of_draw, seed=seed)
 
 
 def _guides(targets: NDArray[np.int8], folds: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -295,9 +299,9 @@ def _published_runs(
             x = {"train": splits["train"].features[rows], **{name: splits[name].features for name in _HELD_OUT}}
             if context.protocol.feature_scaling == "standardised":
                 x = _standardised(x)
-            held_out = [(x[name], splits[name].targets) for name in _HELD_OUT]
+            validation, test = ((x[name], splits[name].targets) for name in _HELD_OUT)
             seed = (context.seed, member, draw)
-            trained.append(train_published_probe(recipe, x["train"], targets[rows], *held_out, seed=seed))
+            trained.append(train_published_probe(recipe, x["train"], targets[rows], validation, test, seed=seed))
     for selection in trained[0]:
         if context.protocol.probe_selection == "validation" and selection != "best validation epoch":
             continue

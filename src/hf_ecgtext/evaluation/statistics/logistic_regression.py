@@ -149,7 +149,8 @@ def fit_probe_within(
     A class's cross-validated AUROC is the share of pairs of a positive and a negative record that are ranked right,
     over all pairs within the held-out folds: scores of different folds are of different regressions and are not
     compared. A class guides the choice if some fold with a positive and a negative record of it is scored by
-    regressions that have learnt from both, so that it needs positive and negative records in at least two folds.
+    regressions that have learnt from both, so that it needs positive and negative records in at least two folds. If no
+    class does, all penalties are equally good and the strongest is taken, whose `selection_auroc` is NaN.
 
     Args:
         features (`np.ndarray` of shape `(num_records, dim)`): Of the training records.
@@ -159,13 +160,15 @@ def fit_probe_within(
         l2_penalties, labels, standardise: As in `fit_probe`.
 
     Raises:
-        ValueError: As `fit_logistic_regressions`; or if no class can guide the choice.
+        ValueError: As `fit_logistic_regressions`.
         NotConvergedError: As `fit_logistic_regressions`.
     """
     x, y = np.asarray(features), np.asarray(targets)
     wins, pairs = np.zeros((len(l2_penalties), y.shape[1])), np.zeros(y.shape[1])
     for fold in np.unique(folds):
         held_out = folds == fold
+        if held_out.all():
+            continue  # one fold alone leaves nothing to learn from
         path = fit_logistic_regressions(
             x[~held_out], y[~held_out], l2_penalties, labels=labels, standardise=standardise
         )
@@ -174,19 +177,16 @@ def fit_probe_within(
         values = np.array([auroc(scores, y[held_out]) for scores in path.scores(x[held_out])])
         wins += np.where(num_pairs > 0, values, 0.0) * num_pairs
         pairs += num_pairs
-    if not pairs.any():
-        raise ValueError(
-            f"No class has positive and negative records in two folds of the {len(y)} training records, so that they "
-            "cannot choose a strength by cross-validation. Use a larger fraction, or choose on the validation split."
-        )
     path = fit_logistic_regressions(x, y, l2_penalties, labels=labels, standardise=standardise)
+    if not pairs.any():
+        return _best_of(path, np.full(len(l2_penalties), np.nan))
     return _best_of(path, (wins[:, pairs > 0] / pairs[pairs > 0]).mean(axis=1))
 
 
 def _best_of(path: LogisticRegressions, values: Array) -> FittedProbe:
     """The regressions with the highest value; of equally good ones, those of the strongest penalty."""
     penalties = path.l2_penalties
-    best = max(range(len(values)), key=lambda place: (values[place], penalties[place]))
+    best = max(range(len(values)), key=lambda place: (np.nan_to_num(values[place]), penalties[place]))
     ends = {min(penalties): "weakest", max(penalties): "strongest"} if len(penalties) > 1 else {}
     return FittedProbe(
         mean=path.mean,

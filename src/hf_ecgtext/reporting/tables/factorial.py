@@ -92,7 +92,7 @@ def factorial_table(
     total = changes(PUBLISHED.name, STRICT.name)
     rows = [[_SWITCH_TITLES[switch], *_cells(before), *_cells(after)] for switch, (before, after) in alone.items()]
     rows += [[_SUM, *_cells(sums[0]), *_cells(sums[1])], [_ALL, *_cells(total), *[UNDEFINED] * len(shares)]]
-    encoders, asked = ({place[part] for place in places} for part in (0, 1))
+    encoders, asked = {place[0] for place in places}, {place[1] for place in places}
     return NamedTable(
         "Strict and published as a factorial",
         [

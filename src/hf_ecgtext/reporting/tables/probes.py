@@ -241,9 +241,27 @@ def _detail(lines: Sequence[EvaluationResult], rows: EncoderRows, task: str) -> 
             *([_SPREAD] if any(result.spread is not None for result in lines) else []),
             *([_UPPER_BOUND] if any(BEST_TEST_EPOCH in name for name in variants) else []),
             *(["'Supervised from scratch' is a whole network, no probe."] if supervised else []),
+            *_budgets(lines),
             *footnotes(lines, rows),
         ],
     )
+
+
+def _budgets(lines: Sequence[EvaluationResult]) -> list[str]:
+    """How many labelled records each column used in all, with those that a strength or an epoch was chosen on."""
+    found: dict[str, None] = {}
+    for result in sorted(lines, key=fraction):
+        budget = result.details.get("label_budget")
+        if budget:
+            chosen = [f"{count:,} of {split}" for split, count in budget.items() if split not in ("drawn", "total")]
+            parts = " + ".join([_range(budget["drawn"]), *chosen])
+            found[f"{fraction_title(fraction(result))}, {variant(result)}: {parts}"] = None
+    return [f"Labelled records used: {'; '.join(found)}."] if found else []
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _put_difference(
