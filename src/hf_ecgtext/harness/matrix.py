@@ -25,6 +25,7 @@ from hf_ecgtext.harness.comparisons import comparison_jobs
 from hf_ecgtext.harness.jobs import Job, JobStore
 from hf_ecgtext.harness.models import EvaluatedModel, RandomModel, ScoringBaseline, TrainedModel
 from hf_ecgtext.harness.plan import EVALUATIONS, Evaluation, MatrixPlan
+from hf_ecgtext.harness.prompt_mean import prompt_mean_results
 from hf_ecgtext.harness.summary import task_results
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.processing import EcgTextProcessor
@@ -268,6 +269,7 @@ def _with_lines(plan: MatrixPlan, outcome: EvaluationOutcome, protocol: Evaluati
         for scores in outcome.scores
         for result in task_results(scores, protocol, seed=plan.seed, num_resamples=plan.num_resamples)
     ]
+    lines += prompt_mean_results(outcome.scores, protocol, seed=plan.seed, num_resamples=plan.num_resamples)
     return EvaluationOutcome(outcome.scores, (*outcome.results, *lines), outcome.ranks)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hf_ecgtext.evaluation.prompts.sets import PROMPT_MEAN
 from hf_ecgtext.evaluation.protocols import EvaluationProtocol, factorial_protocols, get_protocol, protocol_names
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.scores import NOT_CONTAMINATED
@@ -67,7 +68,8 @@ def data_table(results: Sequence[EvaluationResult]) -> NamedTable:
 
 def provenance_table(results: Sequence[EvaluationResult]) -> NamedTable:
     """Library versions, commands, prompts, intervals."""
-    rows = [["prompt sets", ", ".join(_distinct(str(line.prompts) for line in results if line.prompts)) or "-"]]
+    asked = [line for line in results if line.prompts != PROMPT_MEAN]
+    rows = [["prompt sets", ", ".join(_distinct(line.prompts for line in asked if line.prompts)) or "-"]]
     coverages = _distinct(f"{100 * line.confidence:g} %" for line in results)
     resamples = sorted({line.num_resamples for line in results})
     rows.append(["intervals", f"{', '.join(coverages)}; resamples: {', '.join(f'{number:,}' for number in resamples)}"])
