@@ -65,7 +65,7 @@ def test_one_task_can_be_shown_alone_and_switches_without_lines_are_left_out():
         "sum of the switches alone",
         "all together",
     ]
-    assert "1 tasks (ptbxl_sub)" in table.notes[0]
+    assert "2 trained encoders and 1 task (ptbxl_sub)" in table.notes[0]
 
 
 def test_lines_that_one_protocol_lacks_are_named():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from hf_ecgtext.evaluation.protocols import (
     FACTORIAL_SWITCHES,
@@ -102,8 +102,8 @@ def factorial_table(
         ],
         rows,
         [
-            f"Points of macro {measure_title('auroc', min_positives)}: means over {len(encoders)} trained encoders and "
-            f"{len(asked)} tasks ({', '.join(sorted(asked))}), published less strict. Among strict: the one switch is "
+            f"Points of macro {measure_title('auroc', min_positives)}: means over {_number(encoders, 'trained encoder')} and "
+            f"{_number(asked, 'task')} ({', '.join(sorted(asked))}), published less strict. Among strict: the one switch is "
             "changed in the strict protocol; among published: in the published one. Published probes are those of the "
             f"{PUBLISHED.probe_solver} recipe; where they choose on the test split, the value is that of the best test "
             "epoch, an upper bound. Where switches act together, they do not add up.",
@@ -123,6 +123,10 @@ def _reported(protocol: EvaluationProtocol) -> str | None:
     if protocol.probe_solver == STRICT.probe_solver:
         return None
     return BEST_TEST_EPOCH if protocol.probe_selection == "test" else BEST_VALIDATION_EPOCH
+
+
+def _number(things: Collection[str], name: str) -> str:
+    return f"{len(things)} {name}{'s' if len(things) > 1 else ''}"
 
 
 def _cells(values: Sequence[float]) -> list[str]:
