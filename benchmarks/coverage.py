@@ -61,6 +61,7 @@ SETTINGS = {  # name: folder of the split tables, first label column, whether pa
     "csn 4620": ("chapman", "AQW", 4620),
 }
 _READERS = {"1dAVb": 28, "RBBB": 34, "LBBB": 30, "SB": 16, "AF": 13, "ST": 36}  # CODE-test, of 827
+Summary = dict[str, dict[str, list[Any]]]
 _PATIENT_BINS = (1, 2, 5, 12, 29, 10**9)
 _SHARED_BY_PAIR, _SHARED_BY_PATIENT = 0.7, 0.5
 _RUN_SPREAD = 0.1
@@ -511,22 +512,36 @@ def _read(output: Path) -> dict[tuple[str, int], dict[str, list[float]]]:
     return {(line["setting"], line["block"]): line["counts"] for line in map(json.loads, lines)}
 
 
-def table_of(output: Path, prefix: str = "") -> str:
-    """Markdown: a row per interval or test, a column per setting, percent of repetitions."""
+def summary_of(output: Path) -> Summary:
+    """By setting and name: how many intervals or tests, how many held or rejected, and the mean width."""
     sums: dict[str, dict[str, NDArray[np.float64]]] = defaultdict(lambda: defaultdict(lambda: np.zeros(3)))
-    settings: dict[str, None] = {}
     for (setting, _), counts in _read(output).items():
-        settings[setting] = None
         for name, found in counts.items():
-            sums[name][setting] += np.array(found)
-    columns = [name for name in SETTINGS if name in settings]
+            sums[setting][name] += np.array(found)
+    return {
+        setting: {
+            name: [int(number), int(held), round(width / number, 4)] for name, (number, held, width) in found.items()
+        }
+        for setting, found in sums.items()
+    }
+
+
+def table_of(summary: Summary) -> str:
+    """Markdown: a row per interval or test, a column per setting, percent of test sets."""
+    columns = [name for name in SETTINGS if name in summary]
+    names = sorted({name for found in summary.values() for name in found}, key=_place)
     text = [f"| | {' | '.join(columns)} | all |", "|---|" + "---:|" * (len(columns) + 1)]
-    for name in sorted(name for name in sums if name.startswith(prefix)):
-        entries: list[Any] = [sums[name].get(column) for column in columns]
-        entries.append(np.sum(list(sums[name].values()), axis=0))
-        cells = ["-" if entry is None or entry[0] < 20 else f"{100 * entry[1] / entry[0]:.1f}" for entry in entries]
+    for name in names:
+        entries = [summary[column].get(name, [0, 0, 0.0]) for column in columns]
+        together = [sum(entry[place] for entry in entries) for place in (0, 1)]
+        cells = [f"{100 * held / number:.0f}" if number >= 20 else "-" for number, held, *_ in [*entries, together]]
         text.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(text)
+
+
+def _place(name: str) -> tuple[bool, bool, str]:
+    """Intervals first, then tests, then what was before."""
+    return name.startswith("before"), name.startswith("level"), name
 
 
 def main() -> int:
@@ -537,14 +552,18 @@ def main() -> int:
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--repetitions", type=int, default=300, help="of sizes below 1,000; a third of it above")
     parser.add_argument("--resamples", type=int, default=300)
-    parser.add_argument("--markdown", action="store_true", help="only print the table of what is done")
+    parser.add_argument("--summary", type=Path, help="also write all counts to this .json file, for the documentation")
+    parser.add_argument("--markdown", action="store_true", help="simulate nothing: print what is done")
     arguments = parser.parse_args()
     if not arguments.markdown:
         repetitions = {
             name: arguments.repetitions if SETTINGS[name][2] < 1000 else arguments.repetitions // 3 for name in SETTINGS
         }
         run(arguments.splits, arguments.output, arguments.settings, repetitions, arguments.resamples)
-    print(table_of(arguments.output))
+    summary = summary_of(arguments.output)
+    if arguments.summary:
+        arguments.summary.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    print(table_of(summary))
     return 0
 
 

@@ -5,7 +5,7 @@
   split in `eval()` mode. Counted in its favour: reading and preparing recordings is left out (it does so in every
   epoch), validation and test in batches of 64, no metrics;
 * (b) ours: the encoder reads every record of a task's splits once, in batches of 64 in `eval()` mode; then the strict
-  probe: stratified draws (five of 1 %, five of 10 %, one of 100 %), eight penalties each, all classes converged,
+  probe: stratified draws (five of 1 %, five of 10 %, one of 100 %), ten penalties each, all classes converged,
   scores and AUROC. Counted against it: the four tasks of PTB-XL share recordings, but each pays for its forward pass;
 * (c) the published recipe on cached features, with the AUROC of both splits in every epoch.
 

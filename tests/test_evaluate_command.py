@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from hf_ecgtext.cli import main
-from hf_ecgtext.commands.evaluate import open_all, parse_protocol
+from hf_ecgtext.commands.evaluate import open_all, parse_protocol, parse_protocols
+from hf_ecgtext.evaluation.protocols import factorial_protocols
 from hf_ecgtext.evaluation.results import read_results
 
 SYNTHETIC = ["--data", "synthetic", "--data-set", "num_records=200", "sampling_rate_hz=100.0"]
@@ -133,6 +134,15 @@ def test_several_data_are_opened_by_name_and_place(real_data, merl_folder, tmp_p
 def test_data_that_cannot_be_opened_is_named(names, data_dir, settings, message):
     with pytest.raises(ValueError, match=message):
         open_all(names, data_dir, settings)
+
+
+def test_factorial_stands_for_every_switch_alone_and_no_protocol_is_taken_twice():
+    protocols = parse_protocols(["strict", "factorial", "published:probe_solver=deri"])
+    names = [protocol.name for protocol in protocols]
+    assert names == [*(protocol.name for protocol in factorial_protocols()), "published probe_solver=deri"]
+    assert [protocol.name for protocol in parse_protocols(["strict", "strict"])] == [
+        "strict"
+    ] * 2  # the plan refuses it
 
 
 def test_a_protocol_may_be_named_with_other_switches():

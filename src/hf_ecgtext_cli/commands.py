@@ -116,7 +116,8 @@ def _evaluate(parser: CommandParser) -> None:
         nargs="+",
         default=["strict"],
         metavar="NAME[:SWITCH=VALUE,...]",
-        help=f"{', '.join(names.PROTOCOLS)}; or with other switches: published:probe_solver=cmelt (default: strict)",
+        help=f"{', '.join(names.PROTOCOLS)}; with other switches: published:probe_solver=cmelt; factorial: each switch "
+        "alone in both directions (default: strict)",
     )
     _add_prompts(parser)
     parser.add_argument(

@@ -9,6 +9,7 @@ import json
 import pickle
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -20,6 +21,7 @@ from datasets import load_dataset
 from hf_ecgtext.data.files.tree import LocalTree
 from hf_ecgtext.data.opening import open_data
 from hf_ecgtext.data.prepare.prepare import prepare
+from hf_ecgtext.data.sources.by_name import source_class
 from hf_ecgtext.data.sources.code_test import (
     CODE_TEST_CLASSES,
     OTHER_ANNOTATORS,
@@ -29,6 +31,8 @@ from hf_ecgtext.data.sources.code_test import (
 )
 from hf_ecgtext.data.store.schema import iter_records, row_to_record, rows_to_table
 from hf_ecgtext.errors import RecordError
+from hf_ecgtext.evaluation.context import EvaluatedTask
+from hf_ecgtext.evaluation.downstream.human_readers import human_readers
 from hf_ecgtext.leads import STANDARD_LEADS, limb_leads_from_i_and_ii
 
 NUM_RECORDS = 827
@@ -378,3 +382,28 @@ def test_the_task_asks_for_the_gold_standard(download):
     (task,) = source.tasks()
     assert (task.name, task.label_column, list(task.class_names)) == ("code_test", "labels", list(CODE_TEST_CLASSES))
     assert {f"labels_{annotator}" for annotator in OTHER_ANNOTATORS} <= set(source.features)
+
+
+def test_all_827_recordings_count_for_models_and_readers_alike(download):
+    """Those without any of the six classes are negatives of each, of AUROC as of what people answered."""
+    data = open_data("code_test", str(download))
+    records = EvaluatedTask(data, data.tasks[0]).records("test")
+    assert len(records) == NUM_RECORDS
+    without = ~records.targets.any(axis=1)
+    assert without.sum() > 100
+    readers = human_readers(data, num_resamples=20)
+    assert readers.keys() == set(OTHER_ANNOTATORS)
+    for annotator, scores in readers.items():
+        answers = replace(data.tasks[0], label_column=f"labels_{annotator}").targets(data.split("test"))
+        gold = data.tasks[0].targets(data.split("test"))
+        assert sorted(scores.num_positives.tolist()) == sorted(records.targets.sum(axis=0).tolist())
+        specificities = [np.mean(answers[gold[:, label] == 0, label] == 0) for label in range(6)]
+        found = [interval.value for interval in scores.per_class["specificity"]]
+        np.testing.assert_allclose(found, specificities)  # of all recordings without the class
+
+
+@pytest.mark.parametrize(
+    ("name", "takes_part"), [("code_test", True), ("code15", True), ("cinc2021", True), ("ptb_xl", False)]
+)
+def test_a_source_says_whether_records_without_a_class_are_negatives(name, takes_part):
+    assert source_class(name).unlabelled_take_part is takes_part

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_ecgtext.data.subsets import published_subset, stratified_subsets
+from hf_ecgtext.data.subsets import published_subset, stratified_folds, stratified_subsets
 
 
 @pytest.mark.parametrize("num_records", [100, 4950, 7197, 16546, 16832, 17084])
@@ -147,3 +147,31 @@ def test_patients_are_never_divided_and_the_size_never_exceeded(seed, num_record
 def test_arguments_that_do_not_fit_are_refused(targets, patients, labels, message):
     with pytest.raises(ValueError, match=message):
         stratified_subsets(targets, patients, labels, 0.5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), num_records=st.integers(10, 80), num_patients=st.integers(5, 80))
+def test_folds_keep_patients_together_and_spread_the_rarest_label(seed, num_records, num_patients):
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((num_records, 4)) < [0.5, 0.3, 0.1, 0.05]).astype(np.int8)
+    patients = [f"p{number}" for number in rng.integers(num_patients, size=num_records)]
+    folds = stratified_folds(targets, patients, seed=seed)
+    assert len({(patient, fold) for patient, fold in zip(patients, folds.tolist(), strict=True)}) == len(set(patients))
+    assert set(folds.tolist()) <= set(range(5))
+    has = {label: {patients[row] for row in np.flatnonzero(targets[:, label])} for label in range(4)}
+    present = [label for label in range(4) if has[label]]
+    if present:
+        rarest = min(present, key=lambda label: (len(has[label]), label))
+        spread = len(set(folds[targets[:, rarest] == 1].tolist()))
+        assert spread == min(5, len(set(patients)), len(has[rarest]))
+    np.testing.assert_array_equal(folds, stratified_folds(targets, patients, seed=seed))
+
+
+def test_folds_of_patients_without_labels_are_of_equal_size():
+    folds = stratified_folds(np.zeros((23, 2)), [str(row) for row in range(23)], num_folds=4)
+    assert sorted(np.bincount(folds).tolist()) == [5, 6, 6, 6]
+
+
+def test_one_patient_cannot_be_cross_validated():
+    with pytest.raises(ValueError, match="two folds and two patients; there are 1 patients"):
+        stratified_folds(np.ones((3, 1)), ["a", "a", "a"])

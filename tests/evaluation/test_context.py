@@ -43,6 +43,14 @@ def test_records_with_a_label_take_part_in_the_order_of_their_ids():
     assert task.description("test") == {"name": "toy", "revision": "1", "split": "test"}
 
 
+def test_records_without_a_label_are_negatives_where_the_data_says_so():
+    records = EvaluatedTask(replace(data(), unlabelled_take_part=True), TASK).records("test")
+    assert records.record_ids == ("a", "b", "c")
+    assert records.targets.tolist() == [[1, 0, 1], [0, 0, 1], [0, 0, 0]]
+    with pytest.raises(ValueError, match="No record of toy's test split has a label"):
+        EvaluatedTask(replace(data(labels=([], [], [])), unlabelled_take_part=True), TASK).records("test")
+
+
 def test_no_order_in_the_files_changes_anything():
     names = dict(reversed(TASK.class_names.items()))
     other = replace(TASK, class_names=names)

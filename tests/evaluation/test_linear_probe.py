@@ -114,6 +114,10 @@ def test_a_strict_probe_has_runs_for_every_member_and_draw_and_says_what_came_up
     assert whole.details["num_train"] == [200]
     assert len(few.details["strengths"]) == 10
     assert set(few.details["strengths"]) <= set(L2_PENALTIES)
+    assert few.details["label_budget"] == {"drawn": [20] * 5, "validation": 100, "total": [120] * 5}
+    ends = few.details["at_grid_end"]
+    assert ends["weakest"] == few.details["strengths"].count(min(L2_PENALTIES))
+    assert ends["strongest"] == few.details["strengths"].count(max(L2_PENALTIES))
     assert "upper_bound" not in few.details
     assert (few.protocol, few.evaluation, few.score_kind) == ("strict", "linear_probe", "logit")
     assert (few.seed, few.encoder, few.contamination) == ((1, 2), "random", "none")
@@ -252,6 +256,110 @@ def test_a_published_recipe_with_an_honest_choice_gives_one_result(cache):
     assert found.settings == {"fraction": 0.1, "solver": "cmelt", "selection": "best validation epoch"}
     assert found.scores.shape[0] == found.details["draws"] == 2
     assert found.details["num_epochs"] == 200
+
+
+BUDGET = get_protocol("strict", probe_selection="draw")
+
+
+def test_a_budget_probe_sees_no_label_beyond_its_draw(cache):
+    task = make_task()
+    context = EvaluationContext(cache=cache, protocol=BUDGET, fractions=(0.1,))
+    (found,) = evaluate(encoders(1, 2), task, context).scores
+    assert found.details["label_budget"] == {"drawn": [20] * 5, "total": [20] * 5}
+    assert found.validation_scores is found.validation_targets is None
+    drawn = {row for rows in training_draws(task, 0.1, BUDGET, 0) for row in rows.tolist()}
+    others = make_task()
+    for name in ("train", "validation"):
+        labels = others.data.split(name).columns["labels"]
+        for row in range(len(labels)):
+            if name == "validation" or row not in drawn:
+                labels[row] = ["RARE"]
+    # The draws are those of the true labels: what is asked is whether the fits read any other.
+    truth = evaluate(encoders(1, 2), task, context).scores[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "hf_ecgtext.evaluation.downstream.linear_probe.training_draws",
+            lambda *_: training_draws(task, 0.1, BUDGET, 0),
+        )
+        (blind,) = evaluate(encoders(1, 2), others, context).scores
+    np.testing.assert_array_equal(blind.scores, truth.scores)
+
+
+def test_a_budget_probe_needs_no_validation_split(cache):
+    task = make_task()
+    alone = EvaluatedTask(replace(task.data, validation=None), task.task)
+    context = EvaluationContext(cache=cache, protocol=BUDGET, fractions=(0.1, 1.0))
+    few, whole = evaluate(encoders(1), alone, context).scores
+    np.testing.assert_array_equal(few.scores, evaluate(encoders(1), task, context).scores[0].scores)
+    assert few.details["num_folds"] == [5] * 5
+    assert whole.details["labels_that_guide_no_choice"] == {}
+
+
+def test_a_class_with_one_positive_patient_guides_no_choice_and_is_named(cache):
+    task = make_task(sizes=(60, 100, 120))
+    labels = task.data.split("train").columns["labels"]
+    for row, found in enumerate(labels):
+        labels[row] = [label for label in found if label != "RARE"] or ["NORM"]
+    labels[4] = [*labels[4], "RARE"]
+    context = EvaluationContext(cache=cache, protocol=BUDGET, fractions=(1.0,))
+    (found,) = evaluate(encoders(1), task, context).scores
+    assert found.details["labels_that_guide_no_choice"] == {"RARE": 1}
+    assert found.details["draws_without_choice"] == 0
+
+
+def test_draws_too_small_to_choose_within_take_the_strongest_penalty_and_are_counted(cache):
+    task = make_task(sizes=(200, 100, 120))
+    context = EvaluationContext(cache=cache, protocol=BUDGET, fractions=(0.01, 0.1))
+    tiny, few = evaluate(encoders(1), task, context).scores  # two records of one patient, and twenty
+    assert tiny.details["num_train"] == [2] * 5
+    assert tiny.details["draws_without_choice"] == 5
+    assert tiny.details["num_folds"] == [1] * 5
+    assert set(tiny.details["strengths"]) == {max(L2_PENALTIES)}
+    assert few.details["draws_without_choice"] == 0
+
+
+def test_raw_features_are_learnt_from_as_they_are(cache):
+    """Features times 5 change a probe of raw features with a penalty, and one of standardised features not."""
+    found = {}
+    for factor in (1, 5):
+        task = make_task()
+        for split in ("train", "validation", "test"):
+            rows = task.data.split(split)
+            rows.features = rows.features * factor
+            rows.columns["record_id"] = [f"{name}{factor}" for name in rows.columns["record_id"]]
+        task = EvaluatedTask(replace(task.data, revision=str(factor)), task.task)
+        for scaling in ("standardised", "raw"):
+            for solver in ("logistic_regression", "cmelt"):
+                protocol = get_protocol("strict", feature_scaling=scaling, probe_solver=solver)
+                context = EvaluationContext(cache=cache, protocol=protocol, fractions=(1.0,))
+                (scores,) = evaluate(encoders(1), task, context).scores
+                found[scaling, solver, factor] = scores.scores
+    for solver in ("logistic_regression", "cmelt"):
+        np.testing.assert_allclose(
+            found["standardised", solver, 1], found["standardised", solver, 5], rtol=1e-3, atol=1e-3
+        )
+        assert np.abs(found["raw", solver, 1] - found["raw", solver, 5]).max() > 0.01
+        assert np.abs(found["raw", solver, 1] - found["standardised", solver, 1]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("selection", "budget"),
+    [
+        ("best test epoch", {"drawn": [20], "test": 120, "total": [140]}),
+        ("best validation epoch", {"drawn": [20], "validation": 100, "total": [120]}),
+        ("last epoch", {"drawn": [20], "total": [20]}),
+    ],
+)
+def test_published_epochs_count_the_labels_they_were_chosen_by(selection, budget, published_scores):
+    (scores,) = (scores for scores in published_scores if scores.settings["selection"] == selection)
+    assert scores.details["label_budget"] == budget
+
+
+@pytest.fixture(scope="module")
+def published_scores(tmp_path_factory):
+    cache = FeatureCache(tmp_path_factory.mktemp("features"), show_progress=False)
+    context = EvaluationContext(cache=cache, protocol=PUBLISHED, fractions=(0.1,))
+    return evaluate(encoders(1), make_task(), context).scores
 
 
 def test_scores_survive_saving(cache, tmp_path):

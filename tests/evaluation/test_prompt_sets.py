@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -223,3 +226,34 @@ def test_the_published_file_has_the_classes_of_all_six_tasks(real_data, task, cl
 def test_the_published_file_lacks_a_class_of_code_test_and_says_which(real_data):
     with pytest.raises(PromptError, match=r"no prompt for these classes: \['1dAVb'\]"):
         build_prompts(CODE_TEST_CLASSES, real_data / "prompts" / "CKEPE_prompt.json")
+
+
+def test_every_set_says_when_it_was_fixed_and_which_scores_had_been_seen():
+    about = {each.name: each.provenance for each in list_prompt_sets()}
+    assert all(re.fullmatch("[0-9a-f]{7}", each.commit) and each.scores_seen for each in about.values())
+    assert "eight hours after" in about["descriptions"].scores_seen
+    assert "nothing shows an earlier date" in about["descriptions"].scores_seen
+    assert "added after that test" in about["members"].scores_seen
+
+
+def test_the_commit_of_a_set_is_the_one_that_brought_its_wording():
+    """Only the provenance has been added since."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        pytest.skip("needs the history of the repository")
+    for each in list_prompt_sets():
+        path = f"src/hf_ecgtext/evaluation/prompts/{each.name}.json"
+        show = ["git", "-C", str(root), "show", f"{each.provenance.commit}:{path}"]
+        found = subprocess.run(show, capture_output=True, text=True, check=False)
+        if found.returncode != 0 and "does not exist" not in found.stderr:
+            pytest.skip("the history of the repository does not reach back that far")
+        then, now = json.loads(found.stdout), json.loads((root / path).read_text(encoding="utf-8"))
+        for key in ("templates", "per_member", "concepts", "tasks"):
+            assert then.get(key) == now.get(key), (each.name, key)
+
+
+def test_a_file_called_as_the_mean_over_sets_is_refused(tmp_path):
+    path = tmp_path / "mean.json"
+    path.write_text('{"A": "a"}')
+    with pytest.raises(PromptError, match="which stands for the mean over prompt sets"):
+        load_prompt_set({"A": "a"}, path)

@@ -4,11 +4,19 @@ import dataclasses
 
 import pytest
 
-from hf_ecgtext.evaluation.protocols import PUBLISHED, STRICT, EvaluationProtocol, get_protocol, protocol_names
+from hf_ecgtext.evaluation.protocols import (
+    FACTORIAL_SWITCHES,
+    PUBLISHED,
+    STRICT,
+    EvaluationProtocol,
+    factorial_protocols,
+    get_protocol,
+    protocol_names,
+)
 
 
 def test_the_protocols_differ_in_every_switch_of_a_defect():
-    switches = {field.name for field in dataclasses.fields(EvaluationProtocol)} - {"name", "min_positives"}
+    switches = {field.name for field in dataclasses.fields(EvaluationProtocol)} - {"name", "min_positives", "num_draws"}
     same = {name for name in switches if getattr(STRICT, name) == getattr(PUBLISHED, name)}
     assert same == set()
 
@@ -32,6 +40,10 @@ def test_a_changed_switch_is_in_the_name():
         ({"probe_solvr": "merl"}, "There is no switch probe_solvr; the switches are .*probe_solver"),
         ({"probe_solver": "svm"}, "probe_solver is 'svm'; choose one of logistic_regression, merl"),
         ({"num_draws": 0}, "at least one draw"),
+        (
+            {"probe_selection": "draw", "probe_solver": "merl"},
+            "cross-validates the strength .* but probe_solver is merl",
+        ),
     ],
 )
 def test_an_impossible_switch_is_named(switches, message):
@@ -42,3 +54,25 @@ def test_an_impossible_switch_is_named(switches, message):
 def test_an_unknown_protocol_is_named():
     with pytest.raises(ValueError, match="no protocol 'strickt'; choose one of strict, published"):
         get_protocol("strickt")
+
+
+def test_the_factorial_sets_every_switch_alone_in_both_directions():
+    protocols = factorial_protocols()
+    assert protocols[:2] == (STRICT, PUBLISHED)
+    assert len({protocol.name for protocol in protocols}) == len(protocols) == 2 + 2 * len(FACTORIAL_SWITCHES)
+    for protocol in protocols[2:]:
+        base, other = (STRICT, PUBLISHED) if protocol.name.startswith("strict ") else (PUBLISHED, STRICT)
+        changed = {field.name for field in dataclasses.fields(protocol)} - {"name"}
+        changed = {name for name in changed if getattr(protocol, name) != getattr(base, name)}
+        assert len(changed) == 1
+        assert all(getattr(protocol, name) == getattr(other, name) for name in changed)
+
+
+def test_the_factorial_has_every_switch_that_changes_a_probe_on_one_dataset():
+    elsewhere = {"thresholds", "label_map", "duplicate_reports"}  # of F1, shift and retrieval
+    differing = {
+        field.name
+        for field in dataclasses.fields(STRICT)
+        if field.name != "name" and getattr(STRICT, field.name) != getattr(PUBLISHED, field.name)
+    }
+    assert set(FACTORIAL_SWITCHES) == differing - elsewhere

@@ -73,7 +73,9 @@ def test_zero_shot_has_tables_for_prompt_sets_frequent_classes_and_auprc():
         for metric in ("AUROC", "AUROC over classes with 20+ positives", "AUPRC"):
             assert f"Zero-shot: macro {metric}, {prompts} prompts, strict protocol" in titles
     assert "Zero-shot: spread over 2 prompt sets, strict protocol" in titles
-    assert len(titles) == 7
+    for metric in ("AUROC", "AUROC over classes with 20+ positives", "AUPRC"):
+        assert f"Zero-shot: macro {metric}, mean over prompt sets, strict protocol" in titles
+    assert len(titles) == 10
 
 
 def test_published_numbers_stand_in_rows_of_their_own_above_ours_with_their_source():
@@ -407,8 +409,9 @@ def test_the_readme_table_of_all_tasks_has_a_block_of_rows_per_task():
 
 
 def test_the_readme_table_asks_which_prompts_and_knows_its_tasks():
-    with pytest.raises(ValueError, match="plain, descriptions; choose one"):
-        readme_benchmark_table(zero_shot_lines())
+    own = [replace(each, prompts=f"my_{each.prompts}") for each in zero_shot_lines()]
+    with pytest.raises(ValueError, match="my_plain, my_descriptions; choose one"):
+        readme_benchmark_table(own)
     with pytest.raises(ValueError, match="tasks ptbxl_super, ptbxl_sub and prompts plain, descriptions"):
         readme_benchmark_table(zero_shot_lines(), tasks=["csn"], prompts="plain")
     with pytest.raises(ValueError, match="prompts etp"):
@@ -478,3 +481,69 @@ def test_the_spread_over_prompt_sets_names_the_lowest_and_the_highest():
         ["ptbxl_super", "45.0 (members)", "50.0 (plain)", "5.0"],
     ]
     assert not [one for one in benchmark_tables(lines[:1]) if "spread" in one.title]
+
+
+def test_without_a_choice_the_readme_table_prints_the_mean_over_the_prompt_sets():
+    lines = zero_shot_lines()
+    text = readme_benchmark_table(lines, titles=TITLES, tasks=["ptbxl_super"], intervals=False)
+    wanted = {"checkpoint": "runs/merl", "encoder": "trained", "metric": "auroc", "task": "ptbxl_super"}
+    values = [value(lines, min_positives=1, prompts=prompts, **wanted).value for prompts in ("plain", "descriptions")]
+    assert dict(row[:2] for row in rows_of(text)[2:])["MERL"] == f"{100 * sum(values) / 2:.1f}"
+    assert "Mean over the prompt sets descriptions, plain; none was chosen by its score." in text
+
+
+def counted(averaged, of, **changes):
+    """A line over some classes of a task, of which the line holds those with enough positives."""
+    names = [f"C{place}" for place in range(averaged)]
+    return line(
+        0.8,
+        num_positives=dict.fromkeys(names, 30),
+        per_class=dict.fromkeys(names, 0.8),
+        per_class_intervals=dict.fromkeys(names),
+        num_classes=averaged,
+        num_task_classes=of,
+        **{"min_positives": 20, "evaluation": "zero_shot", "prompts": "plain", **changes},
+    )
+
+
+def test_the_notes_say_over_how_many_classes_a_mean_is():
+    lines = [counted(14, 17, task="ptbxl_form"), counted(5, 5)]
+    (table,) = benchmark_tables(lines, published=False)
+    assert "Means over classes: ptbxl_form 14 of 17; ptbxl_super all 5." in table.notes
+
+
+def test_a_mean_over_one_class_names_it_and_is_called_no_macro_mean():
+    (table,) = benchmark_tables([counted(1, 12, task="ptbxl_rhythm")], published=False)
+    assert table.rows == [["runs/merl", "80.0 (78.0 to 82.0) [C0 alone]"]]
+    assert "Means over classes: ptbxl_rhythm 1 of 12 (C0 alone, no macro mean)." in table.notes
+
+
+def test_metrics_with_other_classes_are_told_apart_in_the_notes():
+    lines = [counted(5, 5, min_positives=1, metric=name) for name in ("brier_score", "accuracy")]
+    lines.append(counted(3, 5, min_positives=1, metric="f1"))
+    (table,) = [table for table in benchmark_tables(lines, published=False) if "metrics" in table.title]
+    assert "Means over classes: ptbxl_super all 5 (Brier score, accuracy), 3 of 5 (F1)." in table.notes
+
+
+def test_a_line_of_before_classes_were_counted_says_what_it_knows():
+    known = replace(counted(4, 17), num_task_classes=0)
+    (table,) = benchmark_tables([known], published=False)
+    assert "Means over classes: ptbxl_super 4." in table.notes
+
+
+def test_probes_say_how_many_labels_they_used():
+    def probe(protocol, fraction, **budget):
+        settings = {"fraction": fraction, "solver": "logistic_regression"}
+        common = {"evaluation": "linear_probe", "settings": settings, "protocol": protocol}
+        return line(0.8, details={"label_budget": budget}, **common)
+
+    lines = [
+        probe("strict", 0.01, drawn=[14, 14], validation=242, total=[256, 256]),
+        probe("strict", 0.1, drawn=[147, 148], validation=242, total=[389, 390]),
+        probe("strict probe_selection=draw", 0.01, drawn=[14, 14], total=[14, 14]),
+    ]
+    table = next(t for t in benchmark_tables(lines, published=False) if "side by side" in t.title)
+    assert (
+        "Labelled records used: 1 %, strict: 14 + 242 of validation; 1 %, strict probe_selection=draw: 14; "
+        "10 %, strict: 147 to 148 + 242 of validation." in table.notes
+    )

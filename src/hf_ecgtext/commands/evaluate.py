@@ -17,7 +17,7 @@ from hf_ecgtext.data.opening import data_name, open_data
 from hf_ecgtext.data.tasks import EcgData
 from hf_ecgtext.evaluation.downstream.human_readers import human_readers
 from hf_ecgtext.evaluation.encoders.feature_cache import FeatureCache
-from hf_ecgtext.evaluation.protocols import EvaluationProtocol, get_protocol
+from hf_ecgtext.evaluation.protocols import FACTORIAL, EvaluationProtocol, factorial_protocols, get_protocol
 from hf_ecgtext.evaluation.results import write_results
 from hf_ecgtext.harness.baselines import baseline_models, first_training
 from hf_ecgtext.harness.matrix import MatrixOutcome, run_matrix
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         data=data,
         tasks=arguments.tasks,
         evaluations=arguments.evaluations,
-        protocols=[parse_protocol(text) for text in arguments.protocols],
+        protocols=parse_protocols(arguments.protocols),
         prompt_sets=arguments.prompts,
         fractions=arguments.fractions,
         seed=arguments.seed,
@@ -80,6 +80,21 @@ def run(arguments: argparse.Namespace) -> int:
             more_tables=readers,
         )
     return 1 if outcome.failed else 0
+
+
+def parse_protocols(texts: Sequence[str]) -> list[EvaluationProtocol]:
+    """The protocols of `--protocols`.
+
+    `factorial` stands for all of [`~hf_ecgtext.evaluation.protocols.factorial_protocols`]; others beside it may be
+    among them.
+
+    Raises:
+        ValueError: As `parse_protocol`.
+    """
+    asked = [factorial_protocols() if text == FACTORIAL else (parse_protocol(text),) for text in texts]
+    if FACTORIAL in texts:
+        return list({protocol.name: protocol for group in asked for protocol in group}.values())
+    return [protocol for group in asked for protocol in group]
 
 
 def parse_protocol(text: str) -> EvaluationProtocol:

@@ -261,4 +261,5 @@ def _opened(
         train=splits.get("train"),
         validation=splits.get("validation"),
         test=splits.get("test"),
+        unlabelled_take_part=source.unlabelled_take_part,
     )

@@ -1,11 +1,11 @@
-"""Splits by a stable hash, and parts of a training split: the published draws, and stratified draws of patients."""
+"""Splits by a stable hash, and parts of a training split: published draws, stratified draws and folds of patients."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,11 +88,7 @@ def stratified_subsets(
     if any(patient is None for patient in patients):
         raise ValueError("Some records have no patient id. Pass their record ids, if each is of another patient.")
     size = _subset_size(len(matrix), fraction)
-    _, patient_of_record = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    num_patients = int(patient_of_record.max()) + 1
-    sizes = np.bincount(patient_of_record, minlength=num_patients)
-    counts = np.zeros((num_patients, len(labels)), dtype=np.int64)
-    np.add.at(counts, patient_of_record, matrix.astype(np.int64))
+    patient_of_record, sizes, counts = _by_patient(matrix, patients)
     subsets = []
     for draw in range(draws):
         rng = np.random.default_rng((seed, draw))
@@ -102,6 +98,71 @@ def stratified_subsets(
         absent = tuple(label for label, count in zip(labels, found.tolist(), strict=True) if count == 0)
         subsets.append(Subset(indices, absent))
     return subsets
+
+
+def stratified_folds(
+    targets: NDArray[np.integer] | NDArray[np.bool_],
+    patients: Sequence[str],
+    *,
+    num_folds: int = 5,
+    seed: int | tuple[int, ...] = 0,
+) -> NDArray[np.int64]:
+    """Folds of whole patients for cross-validation, in which every label is spread as evenly as its patients allow.
+
+    Iterative stratification (Sechidis et al. 2011), by patient: the label with the fewest waiting patients is dealt out
+    first, each patient to the fold with the fewest records of that label, among those to the smallest. So the patients
+    of a rare label lie in as many folds as there are patients, or folds.
+
+    Args:
+        targets (`np.ndarray` of shape `(num_records, num_labels)`): 0/1.
+        patients (`Sequence[str]` of length `num_records`): All records of a patient are in one fold.
+        num_folds (`int`): At least 2; fewer if there are fewer patients.
+        seed (`int` or `tuple[int, ...]`): Of the order in which patients are dealt out.
+
+    Returns:
+        `np.ndarray` of shape `(num_records,)`: int64 folds, from 0.
+
+    Raises:
+        ValueError: If there are fewer than two folds or patients.
+    """
+    patient_of_record, sizes, counts = _by_patient(np.asarray(targets), patients)
+    num_folds = min(num_folds, len(sizes))
+    if num_folds < 2:
+        raise ValueError(
+            f"Cross-validation needs two folds and two patients; there are {len(sizes)} patients and {num_folds} folds."
+        )
+    rng = np.random.default_rng(seed)
+    fold_of = np.full(len(sizes), -1, dtype=np.int64)
+    fold_counts = np.zeros((num_folds, counts.shape[1]), dtype=np.int64)
+    fold_sizes = np.zeros(num_folds, dtype=np.int64)
+
+    def deal(dealt: NDArray[np.int64], label: int | None) -> None:
+        for patient in rng.permutation(dealt).tolist():
+            fold = min(
+                range(num_folds), key=lambda fold: (0 if label is None else fold_counts[fold, label], fold_sizes[fold])
+            )
+            fold_of[patient] = fold
+            fold_counts[fold] += counts[patient]
+            fold_sizes[fold] += sizes[patient]
+
+    waiting = set(np.flatnonzero(counts.any(axis=0)).tolist())
+    while waiting:
+        label = min(waiting, key=lambda column: (int((counts[fold_of < 0, column] > 0).sum()), column))
+        waiting.remove(label)
+        deal(np.flatnonzero((fold_of < 0) & (counts[:, label] > 0)), label)
+    deal(np.flatnonzero(fold_of < 0), None)
+    return fold_of[patient_of_record]
+
+
+def _by_patient(
+    matrix: NDArray[Any], patients: Sequence[str]
+) -> tuple[NDArray[np.intp], NDArray[np.int64], NDArray[np.int64]]:
+    """The patient of each record, the records of each patient, and of those the positive ones by label."""
+    _, patient_of_record = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    sizes = np.bincount(patient_of_record)
+    counts = np.zeros((len(sizes), matrix.shape[1]), dtype=np.int64)
+    np.add.at(counts, patient_of_record, matrix.astype(np.int64))
+    return patient_of_record, sizes, counts
 
 
 def _draw_patients(

@@ -76,6 +76,8 @@ class EcgData:
         train, validation, test ([`EcgRows`], *optional*): Rows of records; `None` where the data has no such split.
         tasks (`tuple[LabelTask, ...]`): Zero-shot questions.
         further_tasks (`tuple[LabelTask, ...]`): Others, which are asked only by name.
+        unlabelled_take_part (`bool`): Every record was read for all classes, so that one without any of them is a
+            negative of each. If not, records without a label of a task stay out of it, as in the published splits.
     """
 
     name: str
@@ -85,6 +87,7 @@ class EcgData:
     test: EcgRows | None
     tasks: tuple[LabelTask, ...] = field(default=())
     further_tasks: tuple[LabelTask, ...] = field(default=())
+    unlabelled_take_part: bool = False
 
     def split(self, name: str) -> EcgRows:
         """One split.

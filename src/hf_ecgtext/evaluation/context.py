@@ -25,7 +25,7 @@ from hf_ecgtext.evaluation.statistics.retrieval_ranks import RetrievalRanks
 
 @dataclass(frozen=True, eq=False)
 class TaskRecords:
-    """The records of one split that take part in a task: those with at least one of its labels.
+    """The records of one split that take part in a task: those with at least one of its labels, or all.
 
     Args:
         rows (`np.ndarray` of shape `(num_records,)`): int64 places in the split's [`SplitFeatures`], ascending.
@@ -91,8 +91,9 @@ def task_records(data: EcgData, task: LabelTask, split: str) -> TaskRecords:
     dataset = data.split(split)
     columns = sorted(range(len(task.class_names)), key=list(task.class_names).__getitem__)
     targets = task.targets(dataset)[order][:, columns]
-    takes_part = np.flatnonzero(targets.any(axis=1))
-    if not takes_part.size:
+    has_label = targets.any(axis=1)
+    takes_part = np.flatnonzero(has_label | data.unlabelled_take_part)
+    if not has_label.any():
         raise ValueError(f"No record of {data.name}'s {split} split has a label of task '{task.name}'.")
     record_ids = tuple(ids[row] for row in takes_part.tolist())
     return TaskRecords(

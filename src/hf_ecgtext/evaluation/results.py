@@ -34,7 +34,9 @@ _NEW_IN_VERSION: dict[int, set[str]] = {
     2: {
         *("compared_with", "contamination", "evaluation", "settings", "details", "spread", "p_value", "schema_version")
     },
-    3: {*("compared_encoder", "interval_method", "num_classes", "prediction_interval", "run_values")},
+    3: {
+        *("compared_encoder", "interval_method", "num_classes", "num_task_classes", "prediction_interval", "run_values")
+    },
 }
 _OBJECTS = {
     *("num_positives", "per_class", "per_class_intervals", "num_undefined", "data", "library_versions"),
@@ -47,6 +49,7 @@ _UNBOUNDED = {
 }
 """Metrics that are no fractions, and what they can be. A difference of fractions is between -1 and 1."""
 
+_COUNTS = ("num_records", "min_positives", "num_resamples", "num_classes", "num_task_classes")
 _DATA_KEYS = {"name", "revision", "split"}
 _VERSIONED_PACKAGES = ("hf-ecgtext", "torch", "transformers", "numpy")
 
@@ -90,6 +93,7 @@ class EvaluationResult:
             training, initialisation or draw, as `prediction_for` says.
         run_values (`tuple[float, ...]`): `value` of each training, initialisation or draw, where there are several.
         num_classes (`int`): How many classes `value` averages over.
+        num_task_classes (`int`): And how many the task has.
         min_positives (`int`): `value` averages over classes with at least this many positive records; above 1, the
             others are left out of the line.
         confidence (`float`): Coverage of the intervals.
@@ -138,6 +142,7 @@ class EvaluationResult:
     prediction_interval: tuple[float, float] | None = None
     run_values: tuple[float, ...] = ()
     num_classes: int = 0
+    num_task_classes: int = 0
     schema_version: int = SCHEMA_VERSION
     library_versions: dict[str, str] = field(default_factory=lambda: library_versions())
     command: str = field(default_factory=lambda: shlex.join(sys.argv))
@@ -180,7 +185,10 @@ class EvaluationResult:
                     f"between {low:g} and {high:g}."
                 )
         counts = {
-            **{name: getattr(self, name) for name in ("num_records", "min_positives", "num_resamples", "num_classes")},
+            **{
+                name: getattr(self, name)
+                for name in ("num_records", "min_positives", "num_resamples", "num_classes", "num_task_classes")
+            },
             **{f"num_positives of '{name}'": count for name, count in self.num_positives.items()},
             **{f"num_undefined of '{name}'": count for name, count in self.num_undefined.items()},
         }
@@ -259,6 +267,7 @@ class EvaluationResult:
             run_values=tuple(run_values.tolist()) if several else (),
             spread=float(run_values.std(ddof=1)) if several else None,
             num_classes=int(averaged.sum()),
+            num_task_classes=len(names),
             num_undefined={name: count for name, count in undefined.items() if count},
             **provenance,
         )
@@ -299,6 +308,7 @@ class EvaluationResult:
             run_values=tuple(runs.tolist()) if several else (),
             spread=float(runs.std(ddof=1)) if several else None,
             num_classes=sum(interval.value == interval.value for interval in per_class.values()),
+            num_task_classes=len(class_names),
             **provenance,
         )
 

@@ -25,6 +25,7 @@ from hf_ecgtext.harness.comparisons import comparison_jobs
 from hf_ecgtext.harness.jobs import Job, JobStore
 from hf_ecgtext.harness.models import EvaluatedModel, RandomModel, ScoringBaseline, TrainedModel
 from hf_ecgtext.harness.plan import EVALUATIONS, Evaluation, MatrixPlan
+from hf_ecgtext.harness.prompt_mean import prompt_mean_results
 from hf_ecgtext.harness.summary import task_results
 from hf_ecgtext.methods.base import EcgTextModel
 from hf_ecgtext.processing import EcgTextProcessor
@@ -113,7 +114,8 @@ def evaluate_zero_shot(
 ) -> list[EvaluationResult]:
     """Answer every task of some data zero-shot by the strict protocol, and say how sure the answer is.
 
-    Records without any label of a task stay out of it, as in the published splits.
+    Records without any label of a task stay out of it, as in the published splits, unless the data says that they are
+    negatives (`EcgData.unlabelled_take_part`).
 
     Args:
         model ([`~hf_ecgtext.methods.base.EcgTextModel`]): The trained model.
@@ -267,6 +269,7 @@ def _with_lines(plan: MatrixPlan, outcome: EvaluationOutcome, protocol: Evaluati
         for scores in outcome.scores
         for result in task_results(scores, protocol, seed=plan.seed, num_resamples=plan.num_resamples)
     ]
+    lines += prompt_mean_results(outcome.scores, protocol, seed=plan.seed, num_resamples=plan.num_resamples)
     return EvaluationOutcome(outcome.scores, (*outcome.results, *lines), outcome.ranks)
 
 

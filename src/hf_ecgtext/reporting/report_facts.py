@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_ecgtext.evaluation.protocols import EvaluationProtocol, get_protocol, protocol_names
+from hf_ecgtext.evaluation.prompts.sets import PROMPT_MEAN
+from hf_ecgtext.evaluation.protocols import EvaluationProtocol, factorial_protocols, get_protocol, protocol_names
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.scores import NOT_CONTAMINATED
 from hf_ecgtext.reporting.tables.grid import headline_lines, latest, split_by
@@ -67,7 +68,8 @@ def data_table(results: Sequence[EvaluationResult]) -> NamedTable:
 
 def provenance_table(results: Sequence[EvaluationResult]) -> NamedTable:
     """Library versions, commands, prompts, intervals."""
-    rows = [["prompt sets", ", ".join(_distinct(str(line.prompts) for line in results if line.prompts)) or "-"]]
+    asked = [line for line in results if line.prompts != PROMPT_MEAN]
+    rows = [["prompt sets", ", ".join(_distinct(line.prompts for line in asked if line.prompts)) or "-"]]
     coverages = _distinct(f"{100 * line.confidence:g} %" for line in results)
     resamples = sorted({line.num_resamples for line in results})
     rows.append(["intervals", f"{', '.join(coverages)}; resamples: {', '.join(f'{number:,}' for number in resamples)}"])
@@ -87,7 +89,7 @@ def protocol_table(results: Sequence[EvaluationResult], known: Sequence[Evaluati
             what differs from a protocol of the library.
         known (`Sequence[EvaluationProtocol]`): Others, by their names.
     """
-    by_name = {protocol.name: protocol for protocol in known}
+    by_name = {protocol.name: protocol for protocol in (*factorial_protocols(), *known)}
     names = _distinct(line.protocol for line in results)
     columns = {name: _switches(name, by_name) for name in names}
     switches = [entry.name for entry in dataclasses.fields(EvaluationProtocol) if entry.name != "name"]
@@ -243,6 +245,8 @@ def _switches(name: str, known: Mapping[str, EvaluationProtocol]) -> dict[str, s
 
 def _as_texts(protocol: EvaluationProtocol) -> dict[str, str]:
     values: dict[str, Any] = dataclasses.asdict(protocol)
+    if protocol.subsets == "published":
+        values["num_draws"] = 1  # there is no other published draw
     return {name: str(value) for name, value in values.items()}
 
 

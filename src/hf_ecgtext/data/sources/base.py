@@ -81,6 +81,8 @@ class EcgSource(ABC):
     """Markdown for the dataset card: what the columns and splits mean."""
     further_tasks: ClassVar[tuple[str, ...]] = ()
     """Names of the tasks that are asked only where they are asked for."""
+    unlabelled_take_part: ClassVar[bool] = False
+    """Whether records without any class are negatives of all, see [`~hf_ecgtext.data.tasks.EcgData`]."""
     is_cached: ClassVar[bool] = False
     """Whether the download goes through an Arrow cache unless it is asked to be read as it is."""
 

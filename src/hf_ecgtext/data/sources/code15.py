@@ -286,6 +286,7 @@ class Code15(CodeExams):
     """
 
     name = "code15"
+    unlabelled_take_part = True  # about half of the exams have none of the six
     title = "CODE-15 %"
     version = "1.0.0"
     license_id = "cc-by-4.0"

@@ -92,6 +92,7 @@ class CodeTest(SourceWithLocalCopies):
     """
 
     name = "code_test"
+    unlabelled_take_part = True  # annotators answered yes or no to each of the six
     title = "CODE-test"
     version = "1.0.3"
     license_id = "cc-by-4.0"

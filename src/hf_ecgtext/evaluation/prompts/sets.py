@@ -25,8 +25,10 @@ from hf_ecgtext.evaluation.prompts.files import (
 )
 
 __all__ = [
+    "PROMPT_MEAN",
     "PromptDescriptions",
     "PromptError",
+    "PromptProvenance",
     "PromptSet",
     "PromptTemplates",
     "build_prompts",
@@ -35,8 +37,26 @@ __all__ = [
     "load_prompt_sets",
 ]
 
+PROMPT_MEAN = "mean"
+"""What stands in place of a prompt set where a value is the mean over the sets of the library."""
+
 _PLACEHOLDER = "{name}"
 _JOIN = "+"
+
+
+@dataclass(frozen=True)
+class PromptProvenance:
+    """When the wording of a set was fixed, and what was known by then.
+
+    Args:
+        commit (`str`): Of this repository, with which the wording entered; it has not changed since.
+        fixed (`str`): Date of that commit. Nothing shows an earlier one.
+        scores_seen (`str`): Test scores, of any set, that had been seen.
+    """
+
+    commit: str
+    fixed: str
+    scores_seen: str
 
 
 @dataclass(frozen=True)
@@ -48,6 +68,7 @@ class PromptTemplates:
         description (`str`): One sentence.
         source (`str`): Where the wording is from.
         licence (`str`): Terms of the wording.
+        provenance ([`PromptProvenance`]): When it was fixed.
         templates (`tuple[str, ...]`): Sentences with `{name}` in the place of the class name.
         per_member (`bool`): Fill in the name of each statement that a class groups, instead of the name of the group.
     """
@@ -56,6 +77,7 @@ class PromptTemplates:
     description: str
     source: str
     licence: str
+    provenance: PromptProvenance
     templates: tuple[str, ...]
     per_member: bool = False
 
@@ -69,6 +91,7 @@ class PromptDescriptions:
         description (`str`): One sentence.
         source (`str`): Where the wording is from.
         licence (`str`): Terms of the wording.
+        provenance ([`PromptProvenance`]): When it was fixed.
         review (`str`): Who has looked at it.
         tasks (`Mapping[str, dict[str, list[str]]]`): Task to class label to prompts.
     """
@@ -77,6 +100,7 @@ class PromptDescriptions:
     description: str
     source: str
     licence: str
+    provenance: PromptProvenance
     review: str
     tasks: Mapping[str, dict[str, list[str]]]
 
@@ -108,6 +132,7 @@ def list_prompt_sets() -> list[PromptTemplates | PromptDescriptions]:
             continue
         content = json.loads(entry.read_text("utf-8"))
         tasks = prompts_by_task(content, entry.name)
+        content["provenance"] = PromptProvenance(**content["provenance"])
         if tasks is None:
             sets.append(PromptTemplates(**content | {"templates": tuple(content["templates"])}))
         else:
@@ -219,6 +244,11 @@ def _load_one(
     if not path.is_file():
         raise PromptError(
             f"There is no prompt set or JSON file '{prompt_set}'. The library has: {', '.join(sorted(shipped))}."
+        )
+    if path.stem == PROMPT_MEAN:
+        raise PromptError(
+            f"'{path}' would be called '{PROMPT_MEAN}' in result lines, which stands for the mean over prompt sets. "
+            "Rename the file."
         )
     content = path.read_bytes()
     return PromptSet(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_ecgtext.evaluation.prompts.sets import PROMPT_MEAN
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.scores import TaskScores
 from hf_ecgtext.reporting.figures.classes import class_bars, class_order, class_pages
@@ -133,8 +134,9 @@ def draw_all(
 
 
 def _draw_prompts(album: _Album, lines: Sequence[EvaluationResult], styles: Mapping[EncoderRow, RowStyle]) -> list[str]:
-    # Wording means nothing to random encoders; the tables have them.
-    own = [line for line in lines if line.evaluation == "zero_shot" and line.encoder != "random"]
+    # Wording means nothing to random encoders; the tables have them. The mean over the sets is none of the dots.
+    asked = [line for line in lines if line.evaluation == "zero_shot" and line.prompts != PROMPT_MEAN]
+    own = [line for line in asked if line.encoder != "random"]
     if not own:
         return ["Prompt sensitivity is not drawn: there are no lines of 'zero_shot' of trained encoders."]
     for protocol, of_protocol in split_by(own, lambda line: line.protocol).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
+from hf_ecgtext.evaluation.prompts.sets import PROMPT_MEAN
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.statistics.permutation import holm
 from hf_ecgtext.evaluation.statistics.retrieval_ranks import METRICS as RETRIEVAL_METRICS
@@ -20,7 +21,9 @@ from hf_ecgtext.reporting.tables.grid import (
     as_text,
     cell,
     footnotes,
+    headline_auroc,
     headline_lines,
+    is_quoted_beside,
     latest,
     measure,
     measure_title,
@@ -32,6 +35,7 @@ from hf_ecgtext.reporting.tables.grid import (
     task_titles,
 )
 from hf_ecgtext.reporting.tables.probes import fraction, fraction_title, probe_tables, variant
+from hf_ecgtext.reporting.tables.prompt_mean import mean_note, mean_over_prompts
 from hf_ecgtext.reporting.tables.render import UNDEFINED, NamedTable, percent
 from hf_ecgtext.reporting.tables.transfer import lead_tables, retrieval_tables, shift_tables
 
@@ -72,8 +76,10 @@ def benchmark_tables(
     plain = [result for result in lines if result.compared_with is None]
     kinds = split_by(plain, lambda result: result.evaluation)
     supervised = _ranking(kinds.get("supervised", []))
-    tables = list(zero_shot_tables(_ranking(kinds.get("zero_shot", [])), supervised, rows, published=published))
-    tables += sensitivity_tables(kinds.get("zero_shot", []), rows)
+    by_set = [result for result in kinds.get("zero_shot", []) if result.prompts != PROMPT_MEAN]
+    zero_shot = [*mean_over_prompts(kinds.get("zero_shot", [])), *_ranking(by_set)]
+    tables = list(zero_shot_tables(zero_shot, supervised, rows, published=published))
+    tables += sensitivity_tables(by_set, rows)
     tables += probe_tables(_ranking(kinds.get("linear_probe", [])), supervised, rows, published=published)
     if not kinds.keys() & {"zero_shot", "linear_probe"}:
         tables += _metric_tables(supervised, rows)
@@ -131,12 +137,13 @@ def zero_shot_tables(
                 if measure(result) == name and (result.task, result.data["name"]) in asked and fraction(result) == 1.0
             ]
             beside = [result for result in beside if result.protocol == protocol] or beside
-            named = ", ".join([f"{prompts} prompts" if prompts else "no prompt set named", *filter(None, [settings])])
+            words = "mean over prompt sets" if prompts == PROMPT_MEAN else f"{prompts} prompts"
+            named = ", ".join([words if prompts else "no prompt set named", *filter(None, [settings])])
             yield _zero_shot_table(
                 [*lines, *beside],
                 rows,
                 f"Zero-shot: macro {measure_title(*name)}, {named}, {protocol} protocol",
-                published=published and name == ("auroc", 1),
+                published=published and is_quoted_beside(*name),
             )
 
 
@@ -147,7 +154,7 @@ def sensitivity_tables(results: Sequence[EvaluationResult], rows: EncoderRows) -
         results (`Sequence[EvaluationResult]`): Zero-shot lines.
         rows ([`EncoderRows`]): Of the run.
     """
-    macro = [result for result in results if measure(result) == ("auroc", 1) and result.value is not None]
+    macro = headline_auroc(results)
     title = task_titles(macro)
     for protocol, lines in split_by(macro, lambda result: result.protocol).items():
         sets = list(dict.fromkeys(str(result.prompts) for result in lines))
@@ -251,7 +258,7 @@ def _zero_shot_table(
         for number in numbers:
             if number.task in tasks:
                 grid.put(row, number.task, number.task, number.text)
-    notes = ["In percent."]
+    notes = ["In percent.", *mean_note(lines)]
     if set(tasks) == set(SIX_TASKS):
         notes.append(f"'{_MEAN}': over the six tasks, of rows that have all.")
         for row, found in split_by(lines, rows.row).items():

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hf_ecgtext.evaluation.prompts.sets import PROMPT_MEAN
 from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.reporting.tables.grid import EncoderRows, Grid, cell, footnotes, headline_lines, latest
 from hf_ecgtext.reporting.tables.probes import BEST_TEST_EPOCH, fraction, fraction_title
+from hf_ecgtext.reporting.tables.prompt_mean import mean_note, mean_over_prompts
 from hf_ecgtext.reporting.tables.render import UNDEFINED, Style, percent, render_table
 from hf_ecgtext.reporting.tables.transfer import put_references
 
@@ -27,6 +29,7 @@ def readme_benchmark_table(
     recipe: str = "merl",
     intervals: bool = True,
     style: Style = "markdown",
+    history: Sequence[EvaluationResult] = (),
 ) -> str:
     """One compact table: zero-shot, probe (strict and published) and retrieval, one row per task and encoder.
 
@@ -36,20 +39,25 @@ def readme_benchmark_table(
         results (`Sequence[EvaluationResult]`): Lines of one run.
         titles (`Mapping[str, str]`, *optional*): How checkpoints are called, in the order of the rows.
         tasks (`Sequence[str]`, *optional*): Which, in order; all by default.
-        prompts (`str`, *optional*): The prompt set of the zero-shot column; not needed if there is one.
+        prompts (`str`, *optional*): The prompt set of the zero-shot column; by default the mean over the library's
+            sets, `"mean"`, or the only one that was asked.
         recipe (`str`): The published probe.
         intervals (`bool`): Print intervals.
         style (`str`): As in `render_table`.
+        history (`Sequence[EvaluationResult]`): Lines of other runs, which have read the same test splits.
 
     Raises:
-        ValueError: If there are several prompt sets and none is chosen, or no result of these tasks.
+        ValueError: If no mean can be taken over several prompt sets and none is chosen, or no result of these tasks.
     """
     lines = headline_lines(result for result in latest(results) if result.compared_with is None)
-    rows = EncoderRows(lines, titles or {})
+    rows = EncoderRows(lines, titles or {}, history)
+    lines = [*(line for line in lines if line.prompts != PROMPT_MEAN), *mean_over_prompts(lines)]
     macro = [result for result in lines if result.metric == "auroc"]
     asked = list(dict.fromkeys(result.task for result in macro if result.evaluation in ("zero_shot", "linear_probe")))
     wanted = asked if tasks is None else [task for task in tasks if task in asked]
     sets = list(dict.fromkeys(result.prompts for result in macro if result.evaluation == "zero_shot"))
+    if prompts is None and len(sets) > 1 and PROMPT_MEAN in sets:
+        prompts = PROMPT_MEAN
     if prompts is None and len(sets) > 1:
         raise ValueError(f"The results are of the prompt sets {', '.join(map(str, sets))}; choose one of them.")
     if not wanted or (prompts is not None and prompts not in sets):
@@ -81,8 +89,12 @@ def readme_benchmark_table(
     if len(wanted) == 1:
         header, table_rows = header[1:], [row[1:] for row in table_rows]
     used = [result for found in placed.values() for _, result in found]
+    asked_with = (
+        mean_note(used) if prompts == PROMPT_MEAN else [f"Zero-shot with {prompts or sets[0]} prompts."] if sets else []
+    )
     notes = [
-        f"Macro AUROC in percent; zero-shot with {prompts or sets[0]} prompts." if sets else "Macro AUROC in percent.",
+        "Macro AUROC in percent.",
+        *asked_with,
         f"Published: {recipe} recipe, best test epoch, an upper bound that nobody could have known." if recipe else "",
         "R@10: own answer among the first ten." if set(_README_RETRIEVAL.values()) & filled else "",
         *footnotes(used, rows, intervals=intervals),
@@ -108,7 +120,9 @@ def card_table(results: Mapping[str, Sequence[EvaluationResult]]) -> str:
         if len({line.checkpoint for line in lines}) > 1:
             raise ValueError(f"The lines of recipe '{recipe}' are of several checkpoints; a card is of one.")
         cells: dict[tuple[str, str], dict[str, EvaluationResult]] = {}
-        for line in headline_lines(lines):
+        shown = headline_lines(latest(lines))
+        single = [line for line in shown if line.prompts != PROMPT_MEAN]
+        for line in [*mean_over_prompts(shown), *single]:
             question = _card_question(line)
             if question is not None:
                 cells.setdefault((line.task, question), {})[line.encoder] = line
@@ -174,7 +188,9 @@ def _card_question(line: EvaluationResult) -> str | None:
     if line.compared_with is not None or line.protocol != "strict":
         return None
     if line.evaluation == "zero_shot" and line.metric == "auroc":
-        return f"zero-shot, {line.prompts} prompts"
+        return (
+            "zero-shot, mean over prompt sets" if line.prompts == PROMPT_MEAN else f"zero-shot, {line.prompts} prompts"
+        )
     if line.evaluation == "linear_probe" and line.metric == "auroc":
         return f"probe, {100 * line.settings['fraction']:g} % of labels"
     if line.evaluation == "retrieval" and line.metric == "recall_at_10":

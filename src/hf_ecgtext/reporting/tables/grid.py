@@ -11,6 +11,7 @@ from hf_ecgtext.evaluation.results import EvaluationResult
 from hf_ecgtext.evaluation.scores import NOT_CONTAMINATED
 from hf_ecgtext.evaluation.statistics.metrics import HEADLINE_MIN_POSITIVES
 from hf_ecgtext.reporting.published_numbers import PublishedNumber
+from hf_ecgtext.reporting.tables.looks import looks_at_test, looks_note
 from hf_ecgtext.reporting.tables.render import METRIC_TITLES, UNDEFINED, NamedTable, percent
 
 PUBLISHED_NOTE = (
@@ -42,12 +43,19 @@ class EncoderRows:
     Args:
         results (`Sequence[EvaluationResult]`): All lines of the run.
         titles (`Mapping[str, str]`): How checkpoints are called; others keep their name.
+        history (`Sequence[EvaluationResult]`): Lines of other runs, which have read the same test splits.
 
     Raises:
         ValueError: If two checkpoints of the results have the same title.
     """
 
-    def __init__(self, results: Sequence[EvaluationResult], titles: Mapping[str, str]):
+    def __init__(
+        self,
+        results: Sequence[EvaluationResult],
+        titles: Mapping[str, str],
+        history: Sequence[EvaluationResult] = (),
+    ):
+        self.looks = looks_at_test([*results, *history])
         self._titles = dict(titles)
         found = dict.fromkeys(result.checkpoint for result in results)
         known = [checkpoint for checkpoint in titles if checkpoint in found]
@@ -180,6 +188,16 @@ def split_by(
     return groups
 
 
+def headline_auroc(results: Iterable[EvaluationResult]) -> list[EvaluationResult]:
+    """The headline's lines of AUROC that have a value."""
+    return [line for line in headline_lines(results) if line.metric == "auroc" and line.value is not None]
+
+
+def is_quoted_beside(metric: str, min_positives: int, *, of: str = "auroc") -> bool:
+    """Whether the papers' numbers stand in a table: theirs are over all classes, ours over all or the headline's."""
+    return metric == of and min_positives in (1, HEADLINE_MIN_POSITIVES)
+
+
 def measure(result: EvaluationResult) -> tuple[str, int]:
     """Metric and `min_positives`: what one table shows."""
     return result.metric, result.min_positives
@@ -192,14 +210,62 @@ def measure_title(metric: str, min_positives: int = 1) -> str:
 
 
 def cell(result: EvaluationResult, *, interval: bool = True, spread: bool = False) -> str:
-    """A value with its interval, in percent; ranks as they are. `spread` adds `± sd`, before the interval."""
+    """A value with its interval, in percent; ranks as they are. `spread` adds `± sd`, before the interval.
+
+    A summary of several classes that only one class enters is that class's value, and says so: `95.0 [SR alone]`.
+    """
     if result.metric in _RANKS:
         return _rank(result, interval)
     text = percent(result.value)
     if result.value is not None and spread and result.spread is not None:
         text += f" ± {100 * result.spread:.1f}"
     bounds = result.confidence_interval if interval and result.value is not None else None
-    return text if bounds is None else f"{text} ({100 * bounds[0]:.1f} to {100 * bounds[1]:.1f})"
+    text = text if bounds is None else f"{text} ({100 * bounds[0]:.1f} to {100 * bounds[1]:.1f})"
+    alone = only_class(result)
+    return text if alone is None else f"{text} [{alone} alone]"
+
+
+def classes_averaged(result: EvaluationResult) -> tuple[int, int | None] | None:
+    """How many classes a value averages, and of how many; `None` for a metric that is no mean over classes.
+
+    Lines of before schema 3 do not say of how many where they leave out rare classes.
+    """
+    if not result.per_class:
+        return None
+    averaged = sum(value is not None for value in result.per_class.values())
+    return averaged, result.num_task_classes or (len(result.per_class) if result.min_positives == 1 else None)
+
+
+def only_class(result: EvaluationResult) -> str | None:
+    """The class whose value a summary of a task with several classes is, if it is of one only."""
+    counted = classes_averaged(result)
+    if counted is None or counted[0] != 1 or counted[1] == 1 or result.value is None:
+        return None
+    return next(label for label, value in result.per_class.items() if value is not None)
+
+
+def class_counts(results: Sequence[EvaluationResult]) -> list[str]:
+    """Over how many classes the values of one table are means, by task and, where those differ, by metric."""
+    title = task_titles(results)
+    counts: dict[str, dict[str, list[str]]] = {}
+    for result in results:
+        counted = classes_averaged(result)
+        if counted is not None and counted[0] > 0:
+            averaged, of = counted
+            text = str(averaged) if of is None else f"all {of}" if averaged == of else f"{averaged} of {of}"
+            if (alone := only_class(result)) is not None:
+                text += f" ({alone} alone, no macro mean)"
+            names = counts.setdefault(title(result), {}).setdefault(text, [])
+            names.append(measure_title(*measure(result)))
+    if not counts:
+        return []
+    by_task = [
+        f"{task} {next(iter(found))}"
+        if len(found) == 1
+        else f"{task} {', '.join(f'{text} ({_list(names)})' for text, names in found.items())}"
+        for task, found in counts.items()
+    ]
+    return [f"Means over classes: {'; '.join(by_task)}."]
 
 
 def level_cell(metric: str, levels: Iterable[float]) -> str:
@@ -275,8 +341,10 @@ def footnotes(results: Sequence[EvaluationResult], rows: EncoderRows, *, interva
         counts.setdefault(title(result), set()).add(result.num_records)
     numbers = (f"{task} {' / '.join(f'{n:,}' for n in sorted(found))}" for task, found in counts.items())
     notes.append(f"Records: {', '.join(numbers)}.")
+    notes += class_counts(results)
     data = _list((f"{r.data['name']}, {r.data['revision']}, {r.data['split']} split" for r in results), "; ")
     notes.append(f"Data: {data}.")
+    notes += looks_note(results, rows.looks)
     notes.append(f"Seeds: {_by_encoder(results, rows, lambda result: _seeds(result.seed))}.")
     if {result.contamination for result in results} == {NOT_CONTAMINATED}:
         notes.append("Contamination: none; no test record was seen in training.")

@@ -12,6 +12,8 @@ from hf_ecgtext.reporting.tables.grid import (
     Row,
     cell,
     footnotes,
+    headline_auroc,
+    is_quoted_beside,
     latest,
     measure,
     measure_title,
@@ -55,10 +57,10 @@ def probe_tables(
     compared = without_other_epochs(probes)
     for name, lines in split_by(compared, measure).items():
         beside = [result for result in baseline if measure(result) == name]
-        yield _overview([*lines, *beside], rows, name, published=published and name == ("auroc", 1))
+        yield _overview([*lines, *beside], rows, name, published=published and is_quoted_beside(*name))
     for task, lines in split_by(compared, lambda result: result.task).items():
         beside = [result for result in baseline if result.task == task]
-        shown = [result for result in [*lines, *beside] if measure(result) == ("auroc", 1)]
+        shown = headline_auroc([*lines, *beside])
         if shown:
             yield _detail(shown, rows, task)
     yield from inflation_tables(probes, rows, published=published)
@@ -99,7 +101,7 @@ def inflation_tables(
     probes: Sequence[EvaluationResult], rows: EncoderRows, *, published: bool = True
 ) -> Iterator[NamedTable]:
     """One table per published recipe: the best test epoch less the epoch that validation chooses, and less strict."""
-    macro = [result for result in probes if measure(result) == ("auroc", 1)]
+    macro = headline_auroc(probes)
     epochs = [result for result in macro if "selection" in result.settings]
     strict = [result for result in macro if "selection" not in result.settings]
     title = task_titles(macro)
@@ -153,9 +155,9 @@ def inflation_summary(results: Sequence[EvaluationResult]) -> NamedTable:
     """
     chosen: dict[tuple[str, float], dict[tuple[str, str], dict[str, float]]] = {}
     converged: dict[tuple[str, str, float], float] = {}
-    for result in latest(results):
+    for result in headline_auroc(latest(results)):
         is_probe = (result.evaluation, result.encoder, result.compared_with) == ("linear_probe", "trained", None)
-        if not is_probe or measure(result) != ("auroc", 1) or result.value is None:
+        if not is_probe or result.value is None:
             continue
         place, part = (result.checkpoint, result.task), fraction(result)
         if "selection" in result.settings:
@@ -241,9 +243,27 @@ def _detail(lines: Sequence[EvaluationResult], rows: EncoderRows, task: str) -> 
             *([_SPREAD] if any(result.spread is not None for result in lines) else []),
             *([_UPPER_BOUND] if any(BEST_TEST_EPOCH in name for name in variants) else []),
             *(["'Supervised from scratch' is a whole network, no probe."] if supervised else []),
+            *_budgets(lines),
             *footnotes(lines, rows),
         ],
     )
+
+
+def _budgets(lines: Sequence[EvaluationResult]) -> list[str]:
+    """How many labelled records each column used in all, with those that a strength or an epoch was chosen on."""
+    found: dict[str, None] = {}
+    for result in sorted(lines, key=fraction):
+        budget = result.details.get("label_budget")
+        if budget:
+            chosen = [f"{count:,} of {split}" for split, count in budget.items() if split not in ("drawn", "total")]
+            parts = " + ".join([_range(budget["drawn"]), *chosen])
+            found[f"{fraction_title(fraction(result))}, {variant(result)}: {parts}"] = None
+    return [f"Labelled records used: {'; '.join(found)}."] if found else []
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _put_difference(

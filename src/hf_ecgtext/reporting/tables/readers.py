@@ -29,7 +29,7 @@ def reader_table(readers: Mapping[str, ReaderScores], num_records: int) -> Named
         notes=[
             "Macro means over the six classes in percent, with 95 % intervals of the bootstrap.",
             f"Readers answered yes or no about all {num_records:,} recordings, so that they have no AUROC; a model's "
-            "is of continuous scores on the recordings with one of the classes, and does not say who is better.",
+            "is of continuous scores on the same recordings, and does not say who is better.",
         ],
     )
 

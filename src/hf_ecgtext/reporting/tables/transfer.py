@@ -11,6 +11,7 @@ from hf_ecgtext.reporting.tables.grid import (
     Grid,
     cell,
     footnotes,
+    is_quoted_beside,
     level_cell,
     measure,
     measure_title,
@@ -55,7 +56,7 @@ def shift_tables(
             for number in published_numbers("distribution_shift")
             if published
             and number.task in grid.columns
-            and (number.metric, 1) == name
+            and is_quoted_beside(name[0], name[1], of=number.metric)
             and number.settings["label_map"] == label_map
         ]
         for number in quoted:

@@ -89,6 +89,7 @@ class Cinc2021(WfdbSource):
     """
 
     name = "cinc2021"
+    unlabelled_take_part = True  # the challenge scores all recordings, also those with other diagnoses only
     title = "PhysioNet/CinC Challenge 2021"
     version = "1.0.3"
     license_id = "cc-by-4.0"
