@@ -36,7 +36,7 @@ def test_train_saves_a_model_and_its_results(tmp_path, capsys):
     assert main(["train", "--method", "etp", "--recipe", "debug", "--output-dir", str(folder), *settings]) == 0
     printed = capsys.readouterr().out
     assert "Trained 2 steps on 1 process(es)." in printed
-    assert "Zero-shot: macro AUROC, plain prompts, strict protocol" in printed
+    assert "Zero-shot: macro AUROC over classes with 5+ positives, plain prompts, strict protocol" in printed
     assert "random weights (out)" in printed
     assert "Last loss and its terms: loss " in printed
     assert ", contrastive " in printed

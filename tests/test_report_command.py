@@ -104,7 +104,7 @@ def test_files_that_are_missing_empty_or_of_another_version_are_refused(tmp_path
     assert "missing.jsonl" in capsys.readouterr().err
     assert main(["report", write(tmp_path / "empty.jsonl", []), *out]) == 1
     assert "no results to show" in capsys.readouterr().err
-    newer = line().to_json().replace('"schema_version": 2', '"schema_version": 99')
+    newer = line().to_json().replace('"schema_version": 3', '"schema_version": 99')
     (tmp_path / "newer.jsonl").write_text(newer + "\n", encoding="utf-8")
     assert main(["report", str(tmp_path / "newer.jsonl"), *out]) == 1
     assert "line 1: is of schema version 99" in capsys.readouterr().err

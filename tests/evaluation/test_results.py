@@ -227,3 +227,22 @@ def test_numbers_at_their_bounds_are_results():
     whole = {"num_positives": {}, "per_class": {}, "per_class_intervals": {}}
     make_result(metric="median_rank", value=17.5, confidence_interval=(12.0, 30.0), **whole)
     make_result(metric="cinc2021_score", value=-0.4, confidence_interval=None, **whole)
+
+
+def test_lines_of_before_schema_3_say_that_their_intervals_were_stratified():
+    content = json.loads(make_result().to_json())
+    for name in (
+        *(
+            "compared_encoder",
+            "interval_method",
+            "num_classes",
+            "num_task_classes",
+            "prediction_interval",
+            "run_values",
+        ),
+    ):
+        del content[name]
+    old = EvaluationResult.from_json(json.dumps({**content, "schema_version": 2}))
+    assert old.interval_method.startswith("stratified bootstrap (schema 2)")
+    assert old.schema_version == 2
+    assert json.loads(old.to_json()) == {**content, "schema_version": 2}

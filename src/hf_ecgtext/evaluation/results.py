@@ -313,8 +313,10 @@ class EvaluationResult:
         )
 
     def to_json(self) -> str:
-        """The result as one line of JSON, without the line break."""
-        return json.dumps(asdict(self), allow_nan=False, ensure_ascii=False)
+        """The result as one line of JSON, without the line break; one of an older schema as it was written."""
+        later = {name for version, new in _NEW_IN_VERSION.items() if version > self.schema_version for name in new}
+        content = {name: value for name, value in asdict(self).items() if name not in later}
+        return json.dumps(content, allow_nan=False, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, line: str) -> EvaluationResult:

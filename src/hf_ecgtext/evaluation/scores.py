@@ -90,11 +90,13 @@ class _Answers(Protocol):
     @property
     def checkpoint(self) -> str: ...
     @property
+    def encoder(self) -> Encoder: ...
+    @property
     def contamination(self) -> str: ...
 
 
 def joined_contamination(answers: _Answers, reference: _Answers) -> str:
-    """What a comparison says of the records that either of the two encoders has seen."""
-    if answers.contamination == reference.contamination:
+    """What a comparison says of the records that either of the two encoders has seen; a baseline has seen none."""
+    if reference.encoder != "trained" or answers.contamination == reference.contamination:
         return answers.contamination
     return f"{answers.contamination}; '{reference.checkpoint}': {reference.contamination}"
